@@ -1,0 +1,66 @@
+"""chainrule: model anything that comes in order.
+
+The verbs are functions of this module, loaded when first used: importing it costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chainrule.verbs.api import demo as demo
+    from chainrule.verbs.api import evaluate as evaluate
+    from chainrule.verbs.api import fit as fit
+    from chainrule.verbs.api import generate as generate
+    from chainrule.verbs.api import inspect as inspect
+    from chainrule.verbs.api import next as next
+    from chainrule.verbs.api import score as score
+    from chainrule.verbs.api import stream as stream
+    from chainrule.verbs.doctor import doctor as doctor
+    from chainrule.verbs.fitted import Fitted as Fitted
+    from chainrule.verbs.fitted import load as load
+    from chainrule.verbs.generate import Sample as Sample
+    from chainrule.verbs.score import Score as Score
+
+_HOME = {
+    "fit": "api",
+    "generate": "api",
+    "stream": "api",
+    "next": "api",
+    "score": "api",
+    "evaluate": "api",
+    "inspect": "api",
+    "demo": "api",
+    "doctor": "doctor",
+    "load": "fitted",
+    "Fitted": "fitted",
+    "Sample": "generate",
+    "Score": "score",
+}
+__all__ = [
+    "Fitted",
+    "Sample",
+    "Score",
+    "demo",
+    "doctor",
+    "evaluate",
+    "fit",
+    "generate",
+    "inspect",
+    "load",
+    "next",
+    "score",
+    "stream",
+]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'chainrule' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"chainrule.verbs.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,1 @@
+"""Layer 0: read these files and you know the library."""

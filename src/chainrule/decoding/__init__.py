@@ -1,0 +1,1 @@
+"""Layer 2: which symbols are picked, in what order."""

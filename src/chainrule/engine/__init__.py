@@ -1,0 +1,31 @@
+"""LAYER 1: the compiled step engine, and what the machine under it can do. No torch here."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from types import ModuleType
+
+_native: ModuleType | None
+try:
+    _native = import_module("chainrule.engine._native")
+except ImportError:  # installed where there was no C++17 compiler
+    _native = None
+
+__all__ = ["cpu_features", "native_available", "num_cores"]
+
+
+def native_available() -> bool:
+    """True where the compiled part was built and loads."""
+    return _native is not None
+
+
+def cpu_features() -> dict[str, bool]:
+    """The instruction sets that matter here, by name; empty if they can't be told."""
+    return {} if _native is None else dict(_native.chainrule_features())
+
+
+def num_cores() -> int:
+    """The cores that this process may use, at least one."""
+    told = 0 if _native is None else int(_native.chainrule_num_cores())
+    return told or os.cpu_count() or 1

@@ -1,0 +1,175 @@
+"""Files that are whole or not there: write beside, fsync, rename. And a lock for folders."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+HEADER_LIMIT = 100 * 2**20  # bytes of a safetensors header
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary sibling that takes the file's place when the block ends well.
+
+    Raises:
+        OSError: the disk is full or the folder can't be written; the old file is untouched.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        beside.chmod(0o666 & ~umask)  # mkstemp's 0600 would shut other users out
+        beside.replace(path)
+        sync_folder(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename durable, where the system has folders that can be synced."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file whole (UTF-8)."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file whole."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        ValueError: it is missing or not JSON, with the line.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from None
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Replace a safetensors file whole."""
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    with replacing(path) as beside:
+        save_file(plain, beside, dict(metadata or {}))
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a safetensors file, without reading the weights.
+
+    Raises:
+        ValueError: missing, truncated or foreign.
+    """
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        ValueError: missing, truncated or foreign.
+    """
+    with _opened(path) as file:
+        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    with path.open("rb") as raw:
+        length = int.from_bytes(raw.read(8), "little")
+    if length > HEADER_LIMIT or length + 8 > path.stat().st_size:
+        raise ValueError(f"{path}: truncated, or not a safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(f"{path}: truncated, or not a safetensors file ({error})") from None
+
+
+def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Copy weights in; names and shapes must be the module's own.
+
+    Raises:
+        ValueError: naming the first tensor that is missing, unknown or of another shape.
+    """
+    expected = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    match_shapes(expected, {k: tuple(v.shape) for k, v in tensors.items()}, where)
+    module.load_state_dict(dict(tensors))
+
+
+def match_shapes(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], where: Path
+) -> None:
+    """Compare two lists of tensors.
+
+    Raises:
+        ValueError: naming the first tensor that is missing, unknown or of another shape.
+    """
+    for name, shape in expected.items():
+        if name not in found:
+            raise ValueError(f"{where}: tensor {name!r} is missing; is this another model's file?")
+        if found[name] != shape:
+            raise ValueError(
+                f"{where}: tensor {name!r} is {list(found[name])}, config.json says {list(shape)}"
+            )
+    for name in found:
+        if name not in expected:
+            raise ValueError(f"{where}: unknown tensor {name!r}; is this another model's file?")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time; the system frees the lock when a process dies.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # no flock on this system: the lock is advisory anyway
+            pass
+        except OSError:
+            raise ValueError(
+                f"{folder}: another fit is writing here; wait for it or choose another -o"
+            ) from None
+        yield

@@ -1,0 +1,165 @@
+"""Recurrent networks: tanh RNN, LSTM, GRU and minGRU in one file.
+
+Shapes: B rows, T sequence length, L symbols in this call, R undoable tail, D width of a
+layer's input, H width of its hidden state, S of its whole state (2H for the LSTM), V alphabet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from chainrule.core.config import bounded
+from chainrule.core.distributions import Distribution
+from chainrule.core.model import Condition, SequenceModel
+from chainrule.core.space import Space
+from chainrule.core.state import State, Window
+from chainrule.nn.heads import LinearCategorical
+from chainrule.nn.recurrent import LAYERS, Layer
+
+Cell = Literal["tanh", "lstm", "gru", "mingru"]
+SIZES = {"tiny": (2, 64), "small": (4, 128), "base": (6, 384)}
+
+
+@dataclass(frozen=True)
+class RNNConfig:
+    """Shape of a recurrent network.
+
+    Args:
+        cell: tanh (Elman 1990), lstm (Hochreiter & Schmidhuber 1997), gru (Cho et al. 2014),
+            mingru (Feng et al. 2024).
+        dim: width of the symbol embedding; hidden: width of each layer.
+        dropout: share of inputs dropped before every layer and the head, in training.
+        tied: use the embedding as output weights (Press & Wolf 2017); needs dim = hidden.
+
+    Raises:
+        ValueError: a size out of bounds.
+    """
+
+    space: Space
+    cell: Cell = "gru"
+    num_layers: int = 2
+    dim: int = 64
+    hidden: int = 64
+    dropout: float = 0.0
+    tied: bool = False
+
+    def __post_init__(self) -> None:
+        if self.space.kind != "finite" or self.space.event_shape:
+            raise ValueError("an rnn models scalar symbols of a finite alphabet")
+        bounded("num_layers", self.num_layers, 1, 128)
+        bounded("dim", self.dim, 1, 65536)
+        bounded("hidden", self.hidden, 1, 65536)
+        bounded("dropout", self.dropout, 0, 0.95)
+        if self.tied and self.dim != self.hidden:
+            raise ValueError(f"tied output needs dim = hidden, not {self.dim} and {self.hidden}")
+
+
+class RNN(SequenceModel):
+    """Embedding, a stack of recurrent layers, a linear head."""
+
+    Config = RNNConfig
+
+    def __init__(self, config: RNNConfig) -> None:
+        super().__init__()
+        assert config.space.size is not None
+        self.config, self.space = config, config.space
+        self.embedding = nn.Embedding(config.space.size + 1, config.dim)  # the last row: start
+        widths = [config.dim] + [config.hidden] * (config.num_layers - 1)
+        self.layers = nn.ModuleList(LAYERS[config.cell](d, config.hidden) for d in widths)
+        self.head = nn.Linear(config.hidden, config.space.size)
+        self.dropout = nn.Dropout(config.dropout)
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        if config.tied:
+            del self.head.weight
+        else:
+            nn.init.normal_(self.head.weight, std=config.hidden**-0.5)
+        nn.init.zeros_(self.head.bias)
+
+    def start(self, batch: int, cond: Condition | None = None) -> State:
+        self.check(batch, cond)
+        assert self.space.size is not None
+        begin_11 = torch.full((1, 1), self.space.size, device=self.embedding.weight.device)
+        width = sum(layer.state_width for layer in self._layers())
+        blank_1S = self.embedding.weight.new_zeros(1, width)
+        states = self._run(blank_1S, begin_11, keep=1)[1]
+        return State((0,) * batch, {"state": Window(states.expand(batch, -1, -1), 1)})
+
+    def extend(self, state: State, x: Tensor, tail: int = 0) -> State:
+        before, length = state.window("state")[:, -1], x.shape[1]
+        if length == 1 and not self.training and not torch.is_grad_enabled():
+            return state.push(1, tail, state=self._step(before, x[:, 0])[:, None])
+        keep = min(length, 1 + state.kept(length, tail))
+        return state.push(length, tail, state=self._run(before, x, keep)[1])
+
+    def predict(self, state: State) -> Distribution:
+        h = state.window("state")[..., -self.config.hidden :]
+        return self._law(h)
+
+    def carry(
+        self, x: Tensor, cond: Condition | None = None, state: State | None = None
+    ) -> tuple[Distribution, State]:
+        state = self.start(len(x), cond) if state is None else state.trim()
+        before = state.window("state")[:, -1]
+        out_BTH, states = self._run(before, x, keep=1)
+        h_BTH = torch.cat([before[:, None, -self.config.hidden :].to(out_BTH), out_BTH[:, :-1]], 1)
+        return self._law(self.dropout(h_BTH)), state.push(x.shape[1], 0, state=states).detach()
+
+    def _law(self, h: Tensor) -> LinearCategorical:
+        assert self.space.size is not None
+        tied = self.config.tied
+        weight = self.embedding.weight[: self.space.size] if tied else self.head.weight
+        return LinearCategorical(h, weight, self.head.bias)
+
+    def _layers(self) -> list[Layer]:
+        return list(self.layers._modules.values())  # type: ignore[arg-type]
+
+    def _step(self, state_BS: Tensor, x_B: Tensor) -> Tensor:
+        """The states [B, S] after one symbol: what decoding spends its time in."""
+        out, new, first = torch.embedding(self.embedding.weight, x_B), [], 0
+        parts = state_BS.split(self.config.hidden, 1)
+        for layer in self._layers():
+            new += layer.step(out, parts[first : first + layer.parts])
+            out, first = new[-1], first + layer.parts
+        return torch.cat(new, -1)
+
+    def _run(self, state_BS: Tensor, x: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+        """The top layer's outputs [B, L, H] and the whole states [B, keep, S] of the last steps.
+
+        A layer's part of the state ends with its hidden state; the top layer comes last.
+        """
+        out, states, first = self.embedding(x), [], 0
+        for layer in self._layers():
+            part = state_BS[:, first : first + layer.state_width]
+            first += layer.state_width
+            out, kept = layer(self.dropout(out), part, keep)
+            states.append(kept)
+        return out, torch.cat(states, -1)
+
+
+def _recipe(cell: Cell, space: Space, size: str) -> RNNConfig:
+    num_layers, width = SIZES[size]
+    return RNNConfig(space, cell, num_layers, width, width)
+
+
+def rnn(space: Space, size: str = "small") -> RNNConfig:
+    """A tanh RNN."""
+    return _recipe("tanh", space, size)
+
+
+def lstm(space: Space, size: str = "small") -> RNNConfig:
+    """An LSTM."""
+    return _recipe("lstm", space, size)
+
+
+def gru(space: Space, size: str = "small") -> RNNConfig:
+    """A GRU."""
+    return _recipe("gru", space, size)
+
+
+def mingru(space: Space, size: str = "small") -> RNNConfig:
+    """A minGRU: its gates don't look at the hidden state, so training is parallel in time."""
+    return _recipe("mingru", space, size)

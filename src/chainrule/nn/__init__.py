@@ -1,0 +1,1 @@
+"""Layer 1: the parts that networks are built of."""

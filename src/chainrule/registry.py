@@ -1,0 +1,48 @@
+"""Every model and codec by name: plain dicts of real classes, plus an entry point group each.
+
+A third party adds ``[project.entry-points."chainrule.models"]`` (a SequenceModel class) or
+``"chainrule.recipes"`` (a function ``(space, size) -> config``) to its own package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any
+
+from chainrule.codecs.text import BPECodec, ByteCodec, CharCodec, WordCodec
+from chainrule.core.codec import Codec
+from chainrule.core.model import SequenceModel
+from chainrule.core.space import Space
+from chainrule.models.ngram import NGram, ngram
+from chainrule.models.rnn import RNN, gru, lstm, mingru, rnn
+
+Recipe = Callable[[Space, str], Any]
+
+MODELS: dict[str, type[SequenceModel]] = {"ngram": NGram, "rnn": RNN}
+RECIPES: dict[str, Recipe] = {
+    "lstm": lstm,
+    "gru": gru,
+    "mingru": mingru,
+    "rnn": rnn,
+    "ngram": ngram,
+}
+CODECS: dict[str, type[Codec]] = {
+    "bytes": ByteCodec,
+    "chars": CharCodec,
+    "words": WordCodec,
+    "bpe": BPECodec,
+}
+STRATEGIES: dict[str, str] = {"ancestral": "identical"}  # name -> exactness class
+
+for _found in entry_points(group="chainrule.models"):
+    MODELS.setdefault(_found.name, _found.load())
+for _found in entry_points(group="chainrule.recipes"):
+    RECIPES.setdefault(_found.name, _found.load())
+for _found in entry_points(group="chainrule.codecs"):
+    CODECS.setdefault(_found.name, _found.load())
+
+
+def kind_of(model: SequenceModel) -> str:
+    """The registry name of a model's class."""
+    return next(name for name, cls in MODELS.items() if type(model) is cls)

@@ -1,0 +1,1 @@
+"""Layer 3: from examples to weights."""

@@ -1,0 +1,80 @@
+"""The verbs as functions over a folder or a Fitted: ``chainrule.generate("runs/book", …)``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from chainrule.artifact import Artifact
+from chainrule.verbs import fit as _fit
+from chainrule.verbs.demo import Demo
+from chainrule.verbs.demo import demo as _demo
+from chainrule.verbs.evaluate import Evaluation
+from chainrule.verbs.fitted import Fitted, load
+from chainrule.verbs.generate import Sample
+from chainrule.verbs.inspect import Card
+from chainrule.verbs.score import Score
+
+Model = Fitted | Artifact | str | Path
+
+
+def _opened(run: Model) -> Fitted:
+    if isinstance(run, Fitted):
+        return run
+    return Fitted(run) if isinstance(run, Artifact) else load(run)
+
+
+def fit(
+    source: str | Path | list[str],
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    **options: Any,
+) -> Fitted:
+    """Learn a file, folder or glob, into the folder ``out`` (``runs/NAME`` if not given).
+
+    Options, all optional: model, size, codec, vocabulary, tokenizer, time ("2m") or steps,
+    batch, context, lr, dropout, accumulate, carry, seed, field, column, display.
+
+    Raises:
+        ValueError: wrong input; nothing that was there before is changed.
+    """
+    return Fitted(_fit.fit(source, out, resume=resume, **options))
+
+
+def generate(
+    run: Model, prompt: str | Sequence[str] = "", n: int = 1, length: int = 300, **settings: Any
+) -> list[Sample]:
+    """n continuations of every prompt, ``length`` symbols at most."""
+    return _opened(run).generate(prompt, n, length, **settings)
+
+
+def stream(run: Model, prompt: str = "", length: int = 300, **settings: Any) -> Iterator[str]:
+    """One continuation, piece by piece."""
+    return _opened(run).stream(prompt, length, **settings)
+
+
+def next(run: Model, prefix: str, k: int = 5) -> list[tuple[str, float]]:
+    """The k likeliest words to come, with probabilities."""
+    return _opened(run).next(prefix, k)
+
+
+def score(run: Model, text: str | bytes) -> Score:
+    """The log-probability of a text in nats, whole and per symbol, and bits per byte."""
+    return _opened(run).score(text)
+
+
+def evaluate(run: Model, source: str | Path, **where: Any) -> Evaluation:
+    """Bits per byte on other data, with n-gram, gzip and xz beside it."""
+    return _opened(run).evaluate(source, **where)
+
+
+def inspect(run: Model) -> Card:
+    """What an artifact is and how it was made."""
+    return _opened(run).inspect()
+
+
+def demo(out: str | Path = "runs/demo", **options: Any) -> Demo:
+    """Learn the text that ships with chainrule and write a page about it."""
+    return _demo(out, **options)

@@ -1,0 +1,46 @@
+"""The loss curve as a picture."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from chainrule.files import replacing
+
+
+def loss_curve(
+    records: list[dict[str, Any]], path: Path, others: dict[str, float] | None = None
+) -> bool:
+    """Draw training and held-out bits per byte over the seconds; False without matplotlib.
+
+    ``others`` are drawn as level lines: bits per byte of other methods.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    train = [(r["seconds"], r["bits_per_byte"]) for r in records if "bits_per_byte" in r]
+    held = [(r["seconds"], r["held_out_bits_per_byte"]) for r in records if "best" in r]
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    if train:
+        axes.plot(*zip(*train, strict=True), color="#9aa5b1", lw=1, label="training")
+    if held and not any(math.isnan(b) for _, b in held):
+        axes.plot(*zip(*held, strict=True), color="#c0392b", marker="o", ms=3, label="held out")
+    for (name, bits), style in zip((others or {}).items(), ("--", ":", "-."), strict=False):
+        axes.axhline(bits, color="#2c3e50", ls=style, lw=1, label=f"{name} {bits:.2f}")
+    floor = min([b for _, b in train + held] + list((others or {}).values()), default=0.0)
+    shown = sorted(b for _, b in train)
+    if shown:
+        axes.set_ylim(max(0.0, floor - 0.3), shown[int(0.98 * (len(shown) - 1))] + 0.2)
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("bits per byte")
+    axes.grid(alpha=0.25)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    with replacing(path) as beside:
+        figure.savefig(beside, format="png")
+    return True

@@ -1,0 +1,137 @@
+"""What a user sees while a model learns: a live panel on a terminal, quiet lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+
+class Display(Protocol):
+    """Receives what ``fit`` has to say."""
+
+    def say(self, line: str) -> None:
+        """One line that stays."""
+
+    def begin(self, steps: int, done: int) -> None:
+        """Training starts."""
+
+    def report(self, record: dict[str, Any]) -> None:
+        """A record of metrics.jsonl."""
+
+    def sample(self, text: str) -> None:
+        """What the model writes by now."""
+
+    def end(self) -> None:
+        """Training is over."""
+
+
+class Silent:
+    """Nothing at all."""
+
+    def say(self, line: str) -> None: ...
+    def begin(self, steps: int, done: int) -> None: ...
+    def report(self, record: dict[str, Any]) -> None: ...
+    def sample(self, text: str) -> None: ...
+    def end(self) -> None: ...
+
+
+class Lines(Silent):
+    """A line a check, for logs and pipes; on standard error."""
+
+    def __init__(self) -> None:
+        self.steps, self.last = 0, {"bits_per_byte": float("nan"), "symbols_per_s": 0.0}
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    def begin(self, steps: int, done: int) -> None:
+        self.steps = steps
+
+    def report(self, record: dict[str, Any]) -> None:
+        if "held_out_bits_per_byte" not in record:
+            self.last = record
+            return
+        self.say(
+            f"step {record['step']:,}/{self.steps:,}  {record['seconds']:.0f} s  "
+            f"training {self.last['bits_per_byte']:.3f}  "
+            f"held out {record['held_out_bits_per_byte']:.3f} bits/byte  "
+            f"{self.last['symbols_per_s']:,.0f} symbols/s"
+        )
+
+
+class Panelled(Silent):
+    """A live panel: bar, time left, loss, bits per byte, speed, a sample."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:,}/{task.total:,} steps"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self.task = self.bar.add_task("learning", total=1)
+        self.numbers: dict[str, str] = {}
+        self.text = ""
+        self.loss: float | None = None
+        self.drawn = 0.0
+        self.live: Live | None = None
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False)
+
+    def begin(self, steps: int, done: int) -> None:
+        self.bar.update(self.task, total=steps, completed=done)
+        self.live = Live(self._draw(), console=self.console, auto_refresh=False)
+        self.live.start()
+
+    def report(self, record: dict[str, Any]) -> None:
+        if "held_out_bits_per_byte" in record:
+            best = "  (best so far)" if record["best"] else ""
+            self.numbers["held out"] = f"{record['held_out_bits_per_byte']:.3f} bits/byte{best}"
+        else:
+            loss = record["loss_nats"]
+            self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
+            ratio = record["bits_per_byte"] / loss if loss else 0.0
+            self.numbers["loss"] = f"{self.loss:.3f} nats/symbol"
+            self.numbers["training"] = f"{self.loss * ratio:.3f} bits/byte"
+            self.numbers["speed"] = f"{record['symbols_per_s']:,.0f} symbols/s"
+            self.bar.update(self.task, completed=record["step"])
+        if self.live is not None and time.perf_counter() - self.drawn > 0.2:
+            self.drawn = time.perf_counter()
+            self.live.update(self._draw(), refresh=True)
+
+    def sample(self, text: str) -> None:
+        self.text = text
+
+    def end(self) -> None:
+        if self.live is not None:
+            self.live.update(self._draw(), refresh=True)
+            self.live.stop()
+            self.live = None
+
+    def _draw(self) -> Group:
+        table = Table.grid(padding=(0, 3))
+        table.add_row(*(f"[dim]{name}[/] {value}" for name, value in self.numbers.items()))
+        parts: list[Any] = [self.bar, table]
+        if self.text:
+            parts.append(Panel(Text(self.text), title="what it writes by now", border_style="dim"))
+        return Group(*parts)
+
+
+def display_for(json: bool = False) -> Display:
+    """The live panel on a terminal, lines elsewhere, nothing for ``--json``."""
+    if json:
+        return Silent()
+    console = Console(stderr=True)
+    return Panelled(console) if console.is_terminal else Lines()

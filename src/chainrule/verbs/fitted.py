@@ -1,0 +1,69 @@
+"""What ``fit`` and ``load`` return: an artifact whose methods are the verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from chainrule.artifact import Artifact, load_artifact
+from chainrule.verbs import evaluate as _evaluate
+from chainrule.verbs import generate as _generate
+from chainrule.verbs import inspect as _inspect
+from chainrule.verbs import next as _next
+from chainrule.verbs import score as _score
+from chainrule.verbs.generate import Sample
+from chainrule.verbs.score import Score
+
+
+class Fitted:
+    """A model fitted to somebody's data, ready for every verb."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+
+    def generate(
+        self, prompt: str | Sequence[str] = "", n: int = 1, length: int = 300, **settings: Any
+    ) -> list[Sample]:
+        """n continuations of every prompt; settings as in ``chainrule.generate``."""
+        return _generate.generate(self.artifact, prompt, n=n, length=length, **settings)
+
+    def stream(self, prompt: str = "", length: int = 300, **settings: Any) -> Iterator[str]:
+        """The text of one continuation, piece by piece, as soon as it is certain."""
+        return _generate.stream(self.artifact, prompt, length=length, **settings)
+
+    def next(self, prefix: str, k: int = 5) -> list[tuple[str, float]]:
+        """The k likeliest words to come (or to complete), likeliest first."""
+        return _next.next_words(self.artifact, prefix, k=k)
+
+    def score(self, text: str | bytes) -> Score:
+        """The log-probability of a text, whole and per symbol."""
+        return _score.score(self.artifact, text)
+
+    def evaluate(self, source: str | Path, **where: Any) -> _evaluate.Evaluation:
+        """Bits per byte on other data, with n-gram, gzip and xz beside it."""
+        return _evaluate.evaluate(self.artifact, source, **where)
+
+    def inspect(self) -> _inspect.Card:
+        """What this is and how it was made."""
+        return _inspect.inspect(self.artifact)
+
+    @property
+    def path(self) -> Path | None:
+        """The folder it lives in."""
+        return self.artifact.path
+
+    def __repr__(self) -> str:
+        return f"Fitted({self.inspect().headline})"
+
+    def _repr_html_(self) -> str:
+        return self.inspect()._repr_html_()
+
+
+def load(folder: str | Path) -> Fitted:
+    """Open a fitted artifact.
+
+    Raises:
+        ValueError: not an artifact, damaged, or of a newer format.
+    """
+    return Fitted(load_artifact(folder))

@@ -1,0 +1,87 @@
+"""inspect: what a fitted artifact is and how it was made."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from chainrule import registry
+from chainrule.artifact import Artifact
+from chainrule.core.config import to_dict
+
+
+@dataclass(frozen=True)
+class Card:
+    """The facts of an artifact, JSON-able."""
+
+    path: str | None
+    model: dict[str, Any]
+    parameters: int
+    codec: str
+    alphabet: int
+    recipe: dict[str, Any]
+    results: dict[str, Any]
+    files: dict[str, int]
+
+    @property
+    def headline(self) -> str:
+        """One line."""
+        kind = self.model.get("cell", self.model["kind"])
+        return f"{kind} over {self.alphabet} {self.codec}, {self.parameters:,} parameters"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, the fields' own names."""
+        return asdict(self)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(name, value) for a table."""
+        shape = {k: v for k, v in self.model.items() if k not in ("space", "kind", "cell")}
+        out = [
+            ("model", self.headline),
+            ("shape", ", ".join(f"{k} {_short(v)}" for k, v in shape.items())),
+            *((k, _short(v)) for k, v in self.recipe.items()),
+            *((k, _short(v)) for k, v in self.results.items()),
+            *((name, f"{size:,} bytes") for name, size in self.files.items()),
+        ]
+        return [("path", self.path), *out] if self.path else out
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        body = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in self.rows())
+        return f"<table>{body}</table>"
+
+
+def inspect(artifact: Artifact) -> Card:
+    """Read the card of an artifact."""
+    path = artifact.path
+    files = (
+        {
+            p.name: p.stat().st_size
+            for p in sorted(path.iterdir())
+            if p.is_file() and p.name[0] != "."
+        }
+        if path is not None and path.is_dir()
+        else {}
+    )
+    codec = next(name for name, cls in registry.CODECS.items() if type(artifact.codec) is cls)
+    parameters = sum(t.numel() for t in artifact.model.state_dict().values())
+    return Card(
+        path=None if path is None else str(path),
+        model={"kind": artifact.kind, **to_dict(artifact.model.config)},
+        parameters=parameters,
+        codec=codec,
+        alphabet=artifact.codec.space.size or 0,
+        recipe=artifact.recipe,
+        results=artifact.results,
+        files=files,
+    )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_short(v)}" for k, v in value.items())
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,70 @@
+"""score: the exact log-probability of a text, whole and symbol by symbol."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from chainrule.artifact import Artifact
+from chainrule.training.scoring import log_probs
+
+Kind = Literal["exact", "bound", "codes"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How probable something is under a model.
+
+    Args:
+        nats: log-probability of all symbols together.
+        units: bytes (of text); bits_per_unit: -log2 p per unit.
+        per_symbol: log-probability of every symbol, in nats; symbols: what they stand for.
+        kind: "exact"; "bound": a lower bound on the probability of the text, because other
+            segmentations spell the same text; "codes": of a learned codec's symbols.
+    """
+
+    nats: float
+    units: int
+    bits_per_unit: float
+    per_symbol: list[float] = field(repr=False)
+    symbols: list[str] = field(repr=False)
+    kind: Kind
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, the fields' own names."""
+        return dict(vars(self))
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        worst = max((-x for x in self.per_symbol), default=1.0) or 1.0
+        spans = "".join(
+            f'<span style="background:rgba(220,60,40,{min(1.0, -x / worst):.2f})" '
+            f'title="{-x / math.log(2):.2f} bits">{escape(s)}</span>'
+            for s, x in zip(self.symbols, self.per_symbol, strict=True)
+        )
+        return f"<p>{self.bits_per_unit:.4f} bits per byte ({self.kind})</p><pre>{spans}</pre>"
+
+
+def score(artifact: Artifact, text: str | bytes) -> Score:
+    """Score one text, from its first symbol on; the end symbol is not counted.
+
+    Raises:
+        ValueError: an empty text, or one that the codec can't take.
+    """
+    encoded = artifact.codec.encode(text)
+    if not len(encoded.symbols):
+        raise ValueError("nothing to score: the text is empty")
+    nats = log_probs(artifact.model, encoded.symbols)
+    total, units = float(nats.sum()), artifact.codec.units(encoded)
+    table = artifact.codec.symbol_bytes()  # type: ignore[attr-defined]
+    kind: Kind = "exact" if artifact.codec.exact_for(encoded) else "bound"  # type: ignore[attr-defined]
+    return Score(
+        total,
+        units,
+        -total / math.log(2) / units,
+        nats.tolist(),
+        [table[i].decode("utf-8", "replace") for i in encoded.symbols.tolist()],
+        kind,
+    )

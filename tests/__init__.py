@@ -1,0 +1,1 @@
+"""Tests: the laws over every model, and the units one by one."""

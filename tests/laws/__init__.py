@@ -1,0 +1,1 @@
+"""The laws of DESIGN §3: what holds for every model, strategy and codec that is listed."""

@@ -1,0 +1,1 @@
+"""Models that live in tests only: they put the contract under strain."""
