@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from chainrule import registry
-from chainrule.core.codec import Codec
+from chainrule.codecs.text import TextCodec
 from chainrule.core.config import from_dict, to_dict
 from chainrule.core.model import SequenceModel
 from chainrule.files import (
@@ -38,7 +38,7 @@ class Artifact:
     """
 
     model: SequenceModel
-    codec: Codec
+    codec: TextCodec
     recipe: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     baseline: SequenceModel | None = None  # an n-gram of the same training part
@@ -98,7 +98,7 @@ def load_artifact(folder: str | Path) -> Artifact:
     return Artifact(model, codec, recipe, results, baseline, folder)
 
 
-def load_config_parts(folder: Path, config: dict[str, Any]) -> tuple[SequenceModel, Codec]:
+def load_config_parts(folder: Path, config: dict[str, Any]) -> tuple[SequenceModel, TextCodec]:
     """The codec, and the model with fresh weights: what a resumed run begins with."""
     where = f"{folder / 'config.json'}: model"
     data = dict(config["model"])
@@ -107,10 +107,10 @@ def load_config_parts(folder: Path, config: dict[str, Any]) -> tuple[SequenceMod
     return model, _codec(folder, config, model)
 
 
-def _codec(folder: Path, config: dict[str, Any], model: SequenceModel) -> Codec:
+def _codec(folder: Path, config: dict[str, Any], model: SequenceModel) -> TextCodec:
     where = f"{folder / 'config.json'}: codec"
     data = dict(config["codec"])
-    codec: Codec = _named(registry.CODECS, data, where).load(data, folder)
+    codec: TextCodec = _named(registry.CODECS, data, where).load(data, folder)
     if codec.space != model.space:
         raise ValueError(f"{where}: its alphabet is not the model's")
     return codec

@@ -9,18 +9,18 @@ import json as _json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
 
 # Held against the registry by a test: reading it would import torch.
-MODELS = ("lstm", "gru", "mingru", "rnn", "ngram")
-SIZES = ("tiny", "small", "base")
-CODECS = ("bytes", "chars", "words", "bpe")
-STRATEGIES = ("auto", "ancestral")
+ModelName = Literal["lstm", "gru", "mingru", "rnn", "ngram"]
+SizeName = Literal["tiny", "small", "base"]
+CodecName = Literal["bytes", "chars", "words", "bpe"]
+StrategyName = Literal["auto", "ancestral"]
+MODELS, CODECS, STRATEGIES = get_args(ModelName), get_args(CodecName), get_args(StrategyName)
 
 app = typer.Typer(
     name="chainrule",
@@ -44,13 +44,9 @@ def fit(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="RUN", help="Folder to make; runs/NAME.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model family.", click_type=click.Choice(MODELS))
-    ] = None,
-    size: Annotated[str | None, typer.Option(help="Size.", click_type=click.Choice(SIZES))] = None,
-    codec: Annotated[
-        str | None, typer.Option(help="What a symbol is.", click_type=click.Choice(CODECS))
-    ] = None,
+    model: Annotated[ModelName | None, typer.Option(help="Model family.")] = None,
+    size: Annotated[SizeName | None, typer.Option(help="Size.")] = None,
+    codec: Annotated[CodecName | None, typer.Option(help="What a symbol is.")] = None,
     vocabulary: Annotated[
         int | None, typer.Option(help="Symbols of the codec words or bpe.")
     ] = None,
@@ -129,9 +125,7 @@ def generate(
     force: Annotated[str, typer.Option(help="Text that the continuation begins with.")] = "",
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this; repeatable.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
-    strategy: Annotated[
-        str, typer.Option(help="How it is decoded.", click_type=click.Choice(STRATEGIES))
-    ] = "auto",
+    strategy: Annotated[StrategyName, typer.Option(help="How it is decoded.")] = "auto",
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="File to write; - is here.")
     ] = None,
@@ -331,20 +325,14 @@ def _plain(cell: str) -> Any:
 def main() -> None:
     """Run a command; wrong input ends with one line and exit code 2, never a traceback."""
     try:
-        code = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except click.exceptions.Abort:
-        code = 1
+        app()
     except ValueError as error:
-        code = _complain(error, 2)
+        sys.exit(_complain(error, 2))
     except BrokenPipeError:
         sys.stderr.close()
-        code = 1
+        sys.exit(1)
     except (OSError, RuntimeError) as error:
-        code = _complain(error, 1)
-    sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(_complain(error, 1))
 
 
 def _complain(error: Exception, code: int) -> int:

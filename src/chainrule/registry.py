@@ -10,8 +10,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
-from chainrule.codecs.text import BPECodec, ByteCodec, CharCodec, WordCodec
-from chainrule.core.codec import Codec
+from chainrule.codecs.text import BPECodec, ByteCodec, CharCodec, TextCodec, WordCodec
 from chainrule.core.model import SequenceModel
 from chainrule.core.space import Space
 from chainrule.models.ngram import NGram, ngram
@@ -27,7 +26,7 @@ RECIPES: dict[str, Recipe] = {
     "rnn": rnn,
     "ngram": ngram,
 }
-CODECS: dict[str, type[Codec]] = {
+CODECS: dict[str, type[TextCodec]] = {
     "bytes": ByteCodec,
     "chars": CharCodec,
     "words": WordCodec,

@@ -35,6 +35,6 @@ class Markov(SequenceModel):
 
     def oracle(self, x: list[int]) -> float:
         """log p(x) by the definition, one table look-up at a time."""
-        table = self.logits.log_softmax(-1)
+        table = self.logits.detach().log_softmax(-1)
         padded = [table.shape[-1]] * ORDER + x
         return sum(float(table[tuple(padded[t : t + ORDER + 1])]) for t in range(len(x)))

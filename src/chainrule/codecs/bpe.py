@@ -25,10 +25,14 @@ _CUTTERS = ("ByteLevel", "Split", "Digits", "Punctuation")
 
 @dataclass(frozen=True)
 class Opened:
-    """What `BPECodec` needs to know of a tokenizer. ``table``: the bytes of each symbol."""
+    """What `BPECodec` needs to know of a tokenizer.
+
+    ``table`` has the bytes of each symbol; ``end`` is the end token and ``eos`` its symbol.
+    """
 
     table: list[bytes]
-    eos: str
+    end: str
+    eos: int
     lossless: bool
     splits_at_spaces: bool
 
@@ -47,6 +51,9 @@ def open_tokenizer(definition: str, eos: str | None, where: str) -> tuple[Tokeni
         tokenizer = Tokenizer.from_str(definition)
     except Exception as error:  # its own class of error is plain Exception
         raise ValueError(f"{where}: not a tokenizer.json ({error})") from None
+    for token in data.get("added_tokens") or []:
+        if tokenizer.token_to_id(token["content"]) != token["id"]:
+            raise ValueError(f"{where}: {token['content']!r} can't have the id {token['id']}")
     special = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special]
     if eos is None:
         eos = next((e for e in _ENDS if e in special), END)
@@ -63,8 +70,11 @@ def open_tokenizer(definition: str, eos: str | None, where: str) -> tuple[Tokeni
         and not any((t.lstrip or t.rstrip) and not t.special for t in added.values())
     )
     table = _table(tokenizer, {i: t.content for i, t in added.items()}, where)
+    end = tokenizer.token_to_id(eos)
+    assert end is not None, "it was found or added above"
+    table[end] = b""
     splits = len(steps) == 1 and bool(steps[0].get("use_regex", True))
-    return tokenizer, Opened(table, eos, lossless, splits)
+    return tokenizer, Opened(table, eos, end, lossless, splits)
 
 
 def train(texts: Iterable[str], size: int, min_count: int) -> str:
@@ -148,6 +158,8 @@ def _table(tokenizer: Tokenizer, added: dict[int, str], where: str) -> list[byte
     size = 1 + max(vocabulary.values())
     if size > LARGEST:
         raise ValueError(f"{where}: an alphabet of {size:,} is too large, {LARGEST:,} at most")
+    if len(set(vocabulary.values())) < len(vocabulary):
+        raise ValueError(f"{where}: two tokens have the same id")
     letters = byte_letters()
     if missing := sum(c not in vocabulary for c in letters):
         raise ValueError(f"{where}: its vocabulary lacks {missing} of the 256 bytes")

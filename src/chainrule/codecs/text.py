@@ -220,12 +220,8 @@ class BPECodec(TextCodec):
             ValueError: not byte-level BPE, or no such token; the message starts with ``where``.
         """
         self._tokenizer, opened = bpe.open_tokenizer(definition, eos, where)
-        self.end = opened.eos
-        eos_symbol = self._tokenizer.token_to_id(opened.eos)
-        self._chunked = opened.splits_at_spaces
-        table = opened.table
-        table[eos_symbol] = b""
-        super().__init__(table, eos_symbol, opened.lossless)
+        self.end, self._chunked = opened.end, opened.splits_at_spaces
+        super().__init__(opened.table, opened.eos, opened.lossless)
 
     @classmethod
     def fit(cls, texts: Iterable[str | bytes], *, size: int = 4096, min_count: int = 2) -> Self:

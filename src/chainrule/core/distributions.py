@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chainrule.core.noise import Draw
-from chainrule.core.special import betainc, invert_increasing
+from chainrule.core.special import betainc, solve_convex
 
 Edit = Callable[["Distribution"], "Distribution"]  # what a warp does to one scalar part
 
@@ -102,6 +102,13 @@ class Categorical(Finite):
     """Softmax of logits [B, L, V]; -inf bans a symbol."""
 
     logits: Tensor
+
+    @staticmethod
+    def normalised(log_p: Tensor) -> Categorical:
+        """From log-probabilities that sum to one already: they are kept bit for bit."""
+        law = Categorical(log_p)
+        object.__setattr__(law, "_log_probs", log_p)
+        return law
 
     def log_probs(self) -> Tensor:
         done = self.__dict__.get("_log_probs")
@@ -227,15 +234,22 @@ class StudentT(Scalar):
         return norm - torch.log(self.scale) - (n + 1) / 2 * torch.log1p(z * z / n)
 
     def _standard_cdf(self, z: Tensor) -> Tensor:
-        tail = betainc(self.df / 2, torch.full_like(self.df, 0.5), self.df / (self.df + z * z)) / 2
+        n, square = self.df.double(), z.double() ** 2
+        half = torch.full_like(n, 0.5)
+        tail = betainc(n / 2, half, n / (n + square), square / (n + square)) / 2
         return torch.where(z > 0, 1 - tail, tail)
 
     def cdf(self, x: Tensor) -> Tensor:
         return self._standard_cdf((x - self.loc) / self.scale).to(self.loc.dtype)
 
     def quantile(self, u: Tensor) -> Tensor:
-        # Solved in the lower half, where the tail keeps its digits.
-        lower = invert_increasing(self._standard_cdf, torch.minimum(u, 1 - u).double())
+        # Solved in the lower half, where the cdf is convex, its tail keeps its digits and the
+        # normal law's quantile lies above the root.
+        v = torch.minimum(u, 1 - u).double()
+        df = self.df.double()
+        unit = StudentT(df, torch.zeros_like(df), torch.ones_like(df))
+        start = torch.special.ndtri(v)
+        lower = solve_convex(self._standard_cdf, lambda z: unit.log_prob(z).exp(), v, start)
         z = torch.where(u < 0.5, lower, -lower)
         return self.loc + self.scale * z.to(self.loc.dtype)
 
@@ -275,8 +289,8 @@ class NegativeBinomial(Scalar):
 
     def cdf(self, x: Tensor) -> Tensor:
         k = torch.floor(x.double())
-        p = (self.dispersion / (self.dispersion + self.mean)).double()
-        inside = betainc(self.dispersion.double(), k.clamp_min(0) + 1, p)
+        r, m = self.dispersion.double(), self.mean.double()
+        inside = betainc(r, k.clamp_min(0) + 1, r / (r + m), m / (r + m))
         return torch.where(k < 0, 0.0, inside).to(self.mean.dtype)
 
     def quantile(self, u: Tensor) -> Tensor:

@@ -8,14 +8,18 @@ import torch
 from torch import Tensor
 
 
-def betainc(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
+def betainc(a: Tensor, b: Tensor, x: Tensor, rest: Tensor | None = None) -> Tensor:
     """Regularised incomplete beta function I_x(a, b), broadcast, float64.
+
+    ``rest`` is 1 - x where the caller knows it better than a subtraction does.
 
     Lentz's continued fraction (Numerical Recipes, 3rd ed., eq. 6.4.5), about 1e-14.
     """
-    a, b, x = torch.broadcast_tensors(a.double(), b.double(), x.double().clamp(0, 1))
+    x = x.double().clamp(0, 1)
+    rest = 1 - x if rest is None else rest.double().clamp(0, 1)
+    a, b, x, rest = torch.broadcast_tensors(a.double(), b.double(), x, rest)
     flip = x > (a + 1) / (a + b + 2)
-    p, q, z = torch.where(flip, b, a), torch.where(flip, a, b), torch.where(flip, 1 - x, x)
+    p, q, z = torch.where(flip, b, a), torch.where(flip, a, b), torch.where(flip, rest, x)
     tiny = torch.full_like(z, 1e-300)
 
     def nonzero(v: Tensor) -> Tensor:
@@ -23,38 +27,36 @@ def betainc(a: Tensor, b: Tensor, x: Tensor) -> Tensor:
 
     c = torch.ones_like(z)
     d = 1 / nonzero(1 - (p + q) * z / (p + 1))
-    value = d
+    value, going = d, torch.ones_like(z, dtype=torch.bool)
     for m in range(1, 2000):
         even = m * (q - m) * z / ((p + 2 * m - 1) * (p + 2 * m))
         d, c = 1 / nonzero(1 + even * d), nonzero(1 + even / c)
-        value = value * d * c
+        value = torch.where(going, value * d * c, value)
         odd = -(p + m) * (p + q + m) * z / ((p + 2 * m) * (p + 2 * m + 1))
         d, c = 1 / nonzero(1 + odd * d), nonzero(1 + odd / c)
-        value = value * d * c
-        if m % 8 == 0 and bool(((d * c - 1).abs() < 1e-15).all()):
-            break
+        value = torch.where(going, value * d * c, value)
+        if m % 4 == 0:  # an element that has settled stays, whatever shares its batch
+            going = going & ((d * c - 1).abs() >= 1e-15)
+            if not bool(going.any()):
+                break
     log_beta = torch.lgamma(p) + torch.lgamma(q) - torch.lgamma(p + q)
     front = torch.exp(p * torch.log(z) + q * torch.log1p(-z) - log_beta) / p
     result = front * value
     return torch.where(flip, 1 - result, result).clamp(0, 1)
 
 
-def invert_increasing(f: Callable[[Tensor], Tensor], target: Tensor, rounds: int = 120) -> Tensor:
-    """Solve f(z) = target for an increasing f on the reals, by bracketing and bisection."""
-    high = torch.ones_like(target)
-    for _ in range(1000):
-        short = f(high) < target
-        if not bool(short.any()):
+def solve_convex(
+    f: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor], target: Tensor, z: Tensor
+) -> Tensor:
+    """Solve f(z) = target for an increasing convex f, from z above the root by Newton's method.
+
+    Its steps never cross the root, so they need no bracket: one that does is rounding.
+    """
+    going = torch.ones_like(z, dtype=torch.bool)
+    for _ in range(500):
+        step = (f(z) - target) / slope(z)
+        z = torch.where(going, z - step, z)
+        going = going & (step > 1e-13 * (1 + z.abs()))
+        if not bool(going.any()):
             break
-        high = torch.where(short, high * 2, high)
-    low = -torch.ones_like(target)
-    for _ in range(1000):
-        over = f(low) > target
-        if not bool(over.any()):
-            break
-        low = torch.where(over, low * 2, low)
-    for _ in range(rounds):
-        mid = (low + high) / 2
-        below = f(mid) < target
-        low, high = torch.where(below, mid, low), torch.where(below, high, mid)
-    return (low + high) / 2
+    return z

@@ -184,7 +184,7 @@ class Grow(Leaf):
             Slab.growths += not clash
             shape = list(slab.tensor.shape)
             shape[self.axis] = max(capacity, 2 * need if need > capacity else 0)
-            fresh = slab.tensor.new_empty(shape)
+            fresh = slab.tensor.new_zeros(shape)  # garbage times a weight of 0 may be NaN
             fresh.narrow(self.axis, 0, capacity).copy_(slab.tensor)
             slab = Slab(fresh)
         return Grow(slab, tuple(n + length for n in self.lens), self.axis)
@@ -214,7 +214,7 @@ class Grow(Leaf):
         return grown
 
     def read(self, *index: int) -> Tensor:
-        """A view up to the longest row; what lies beyond a row's own length is undefined."""
+        """A view up to the longest row; beyond a row's own length lies anything finite."""
         view = self.slab.tensor[(slice(None), *index)]
         return view.narrow(self.axis - len(index), 0, max(self.lens))
 

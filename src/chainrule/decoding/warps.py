@@ -90,7 +90,7 @@ class Warps:
             (self.typical, 1, _typical),
         ):
             log_p = _filter(log_p, values, off, keep)
-        return Categorical(log_p)
+        return Categorical.normalised(log_p)
 
     def _filters(self) -> bool:
         return any(
@@ -142,7 +142,7 @@ def _typical(log_p: Tensor, mass: Tensor) -> Tensor:
 
 def _nearest(cost: Tensor, log_p: Tensor, mass: Tensor) -> Tensor:
     """The cheapest symbols whose probabilities reach ``mass``, the one that crosses included."""
-    order = cost.argsort(-1, stable=True)
+    order = torch.sort(cost, dim=-1, stable=True).indices
     p = log_p.exp().gather(-1, order)
     before = p.cumsum(-1) - p
     return torch.zeros_like(order, dtype=torch.bool).scatter(-1, order, before < mass)

@@ -34,7 +34,7 @@ HELD_OUT, MAX_HELD_OUT = 0.1, 2**17  # the share of symbols that tunes the disco
 END = 2**63 - 1  # closes every sorted table, so that a search never runs off it
 CLASSES = 3  # n-grams counted once, twice, oftener: one discount each
 ORDERS = {  # alphabet up to -> order for each size
-    16: {"tiny": 8, "small": 16, "base": 24},
+    16: {"tiny": 8, "small": 12, "base": 16},
     512: {"tiny": 5, "small": 8, "base": 10},
     2**24: {"tiny": 3, "small": 4, "base": 5},
 }
@@ -48,7 +48,7 @@ class NGramConfig:
         space: a finite space of scalar symbols.
         order: n; the last n-1 symbols are looked at.
         max_symbols: ``estimate`` reads so many symbols and no more: its memory peaks at
-            some 80 bytes a symbol.
+            some 120 bytes a symbol.
         num_contexts: contexts of length 1 … n-1 in the tables.
         num_grams: n-grams of length 2 … n in the tables.
         num_symbols: how many symbols were read; 0 is an unfitted model, which is uniform.
@@ -59,7 +59,7 @@ class NGramConfig:
 
     space: Space
     order: int = 8
-    max_symbols: int = 2**25
+    max_symbols: int = 2**24
     num_contexts: int = 0
     num_grams: int = 0
     num_symbols: int = 0
@@ -69,8 +69,8 @@ class NGramConfig:
             raise ValueError("an n-gram model needs a finite space of scalar symbols")
         bounded("order", self.order, 1, MAX_ORDER)
         bounded("max_symbols", self.max_symbols, 1, 2**32)
-        bounded("num_contexts", self.num_contexts, 0, MAX_ROWS)
-        bounded("num_grams", self.num_grams, 0, MAX_ROWS)
+        for name in ("num_contexts", "num_grams"):
+            bounded(name, getattr(self, name), 0, MAX_ROWS)
         bounded("num_symbols", self.num_symbols, 0, self.max_symbols)
 
     @property
@@ -102,6 +102,8 @@ class NGram(SequenceModel):
     first term above; row 0 is dense and smoothed already. ``backoff`` [C + 2] ends with 1, for
     contexts that were never seen.
     """
+
+    Config = NGramConfig
 
     config: NGramConfig
     contexts: Tensor
@@ -137,6 +139,7 @@ class NGram(SequenceModel):
         shape = (len(past), state.tail + 1)
         return Backoff(_rows(self.contexts, self.config.size, older, shape), self)
 
+    @torch.inference_mode(False)  # and with gradients, which tune the discounts
     def estimate(self, batches: Iterable[Batch | Ints]) -> None:
         """Count streams [T] of symbols, or the rows of batches (where their weight isn't 0).
 
@@ -164,13 +167,14 @@ class NGram(SequenceModel):
             num_grams=len(full.grams) - root,
             num_symbols=len(scored),
         )
-        device, dtype = self.values.device, self.values.dtype
-        self.contexts = torch.from_numpy(np.append(full.contexts, END)).to(device)
-        grams = np.concatenate([np.arange(size), full.grams[root:], [END]])
-        self.grams = torch.from_numpy(grams).to(device)
-        values = np.concatenate([dense, values[root:], [0.0]])
-        self.values = torch.from_numpy(values).to(device, dtype)
-        self.backoff = torch.from_numpy(np.append(backoff, 1.0)).to(device, dtype)
+        tables: dict[str, list[Any]] = {
+            "contexts": [full.contexts, [END]],
+            "grams": [np.arange(size), full.grams[root:], [END]],
+            "values": [dense, values[root:], [0.0]],
+            "backoff": [backoff, [1.0]],
+        }
+        for name, parts in tables.items():
+            setattr(self, name, torch.from_numpy(np.concatenate(parts)).to(getattr(self, name)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,39 +265,39 @@ class _Counts:
         """Count the symbols at the places ``scored`` of a text whose streams begin with V."""
         rare = 2 if len(scored) > PRUNE_FROM else 0
         row, place = np.zeros(len(scored), np.int64), scored
-        contexts, done, base = [], [], 0
+        contexts: list[Ints] = [np.zeros(0, np.int64)]
+        done: list[Ints] = []
+        base = 1
         for length in range(order):
             stop = np.full(len(row), length == order - 1)
             if length:
                 older = text[place - length]
-                keys, row, seen = np.unique(
-                    row * (size + 1) + older, return_inverse=True, return_counts=True
-                )
+                key = torch.from_numpy(row * (size + 1) + older)
+                found = torch.unique(key, return_inverse=True, return_counts=True)
+                keys, row, seen = (t.numpy() for t in found)  # numpy's inverse is 4x slower
                 stop |= (older == size) | (seen < rare)[row]  # nothing precedes a stream
                 row += base
+                base += len(keys)
                 contexts.append(keys)
-            base += len(contexts[-1]) if length else 1
             done.append(row[stop] * size + text[place[stop]])
             row, place = row[~stop], place[~stop]
-        levels = np.repeat(np.arange(order), [1, *map(len, contexts)])
-        keys = np.concatenate([np.zeros(0, np.int64), *contexts])
-        if len(keys) > MAX_ROWS:
-            raise ValueError(f"the n-gram has over {MAX_ROWS} contexts: lower order or max_symbols")
+        levels = np.repeat(np.arange(order), [1, *map(len, contexts[1:])])
+        keys = np.concatenate(contexts)
         shorter = np.concatenate([[0], keys // (size + 1)])
-        grams, counts = [], []
-        below = np.zeros(0, np.int64)
+        grams: list[Ints] = []
+        counts: list[Ints] = []
+        told = np.zeros(0, np.int64)
         for length in reversed(range(order)):
-            gram, count = np.unique(np.concatenate([below, done[length]]), return_counts=True)
-            grams.append(gram)
-            counts.append(count)
-            # Kneser-Ney tells the order below of a new n-gram once; a second time at the third
-            # occurrence gains 0.5 % (bits per byte of two books).
-            below = shorter[gram // size] * size + gram % size
-            below = np.concatenate([below, below[count > 2]])
-        everything = np.concatenate(grams[::-1]), np.concatenate(counts[::-1])
-        if len(everything[0]) > MAX_ROWS:
-            raise ValueError(f"the n-gram has over {MAX_ROWS} n-grams: lower order or max_symbols")
-        return _Counts(size, order, keys, levels, *everything)
+            gram, count = np.unique(np.concatenate([told, done[length]]), return_counts=True)
+            grams.insert(0, gram)
+            counts.insert(0, count)
+            # Kneser-Ney tells the order below of a new n-gram once; a second time at its third
+            # occurrence gained 0.5 % of the bits per byte of two texts.
+            told = shorter[gram // size] * size + gram % size
+            told = np.concatenate([told, told[count > 2]])
+        if max(len(keys), sum(map(len, grams))) > MAX_ROWS:
+            raise ValueError(f"the tables pass {MAX_ROWS} rows: lower order or max_symbols")
+        return _Counts(size, order, keys, levels, np.concatenate(grams), np.concatenate(counts))
 
     def by_class(self) -> tuple[Ints, Ints]:
         """Per context, by row: total count [C + 1]; n-grams counted 1, 2, more times [C + 1, 3]."""
@@ -329,29 +333,26 @@ class _Counts:
         where, hit = _find(torch.from_numpy(np.append(self.grams, END)), rows * self.size + symbol)
         count = torch.from_numpy(np.append(self.counts, 0))[where] * hit
         totals, kinds = (torch.from_numpy(a).double() for a in self.by_class())
-        alive, total, kind = rows >= 0, totals[rows], count.clamp_max(CLASSES)
-        seen_NK3 = kinds[rows]
+        alive, total, kinds = rows >= 0, totals[rows], kinds[rows]
         most = torch.arange(1.0, CLASSES + 1, dtype=torch.float64)
         prior = torch.logit(start[1:] / most)
-        with torch.inference_mode(False), torch.enable_grad():
-            free = prior.clone().requires_grad_()
-            optimizer = torch.optim.LBFGS([free], max_iter=60, line_search_fn="strong_wolfe")
+        free = prior.clone().requires_grad_()
+        optimizer = torch.optim.LBFGS([free], max_iter=60, line_search_fn="strong_wolfe")
 
-            def loss() -> Tensor:
-                optimizer.zero_grad()
-                discounts = torch.cat([start[:1], most * torch.sigmoid(free)])
-                p = torch.full((len(rows),), 1 / self.size, dtype=torch.float64)
-                for k, d in enumerate(discounts):
-                    taken = torch.cat([d.new_zeros(1), d])[kind[:, k]]
-                    mixed = (count[:, k] - taken + (seen_NK3[:, k] @ d) * p) / total[:, k]
-                    p = torch.where(alive[:, k], mixed, p)
-                nats = -p.log().sum() + ((free - prior) ** 2).sum() / 2
-                (nats / len(rows)).backward()
-                return nats / len(rows)
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            discounts = torch.cat([start[:1], most * torch.sigmoid(free)])
+            p = torch.full((len(rows),), 1 / self.size, dtype=torch.float64)
+            for k, d in enumerate(discounts):
+                taken = torch.cat([d.new_zeros(1), d])[count[:, k].clamp_max(CLASSES)]
+                mixed = (count[:, k] - taken + (kinds[:, k] @ d) * p) / total[:, k]
+                p = torch.where(alive[:, k], mixed, p)
+            nats = -p.log().sum() + ((free - prior) ** 2).sum() / 2
+            (nats / len(rows)).backward()
+            return nats / len(rows)
 
-            optimizer.step(loss)
-            tuned = most * torch.sigmoid(free.detach())
-        return torch.cat([start[:1], tuned]).numpy()
+        optimizer.step(loss)
+        return torch.cat([start[:1], most * torch.sigmoid(free.detach())]).numpy()
 
     def smooth(self, discounts: NDArray[np.float64]) -> tuple[Ints, Ints]:
         """The terms (count - discount) / total [G] and the mass handed down, by row [C + 1]."""
@@ -364,34 +365,32 @@ class _Counts:
 
 def _join(batches: Iterable[Batch | Ints], config: NGramConfig) -> tuple[Ints, Ints]:
     """One text, the start symbol V before every stream, and the places that are to be counted."""
-    pieces, places, length, left = [], [], 0, config.max_symbols
+    pieces: list[Ints] = []
+    places = [np.zeros(0, np.int64)]
+    length, left = 0, config.max_symbols
     for symbols, weight in _streams(batches):
-        if symbols.ndim != 1 or not np.issubdtype(symbols.dtype, np.integer):
-            raise ValueError(
-                f"a stream is a list of symbols, not {symbols.dtype} of {symbols.ndim} axes"
-            )
-        symbols, weight = symbols[:left], None if weight is None else weight[:left]
-        if len(symbols) and not 0 <= symbols.min() <= symbols.max() < config.size:
-            raise ValueError(f"symbols run from 0 to {config.size - 1}: found {symbols.max()}")
-        pieces += [np.array([config.size]), symbols]
-        place = np.arange(len(symbols)) if weight is None else np.flatnonzero(weight)
-        places.append(place + length + 1)
+        if symbols.ndim != 1 or (len(symbols) and symbols.dtype.kind not in "iu"):
+            raise ValueError(f"a stream is integers [T], not {symbols.dtype} {symbols.shape}")
+        symbols, weight = symbols[:left], weight[:left]
+        low, high = (symbols.min(), symbols.max()) if len(symbols) else (0, 0)
+        if low < 0 or high >= config.size:
+            raise ValueError(f"symbols are 0 to {config.size - 1}, the data has {low} to {high}")
+        pieces += [np.array([config.size]), symbols.astype(np.int64)]
+        places.append(np.flatnonzero(weight) + length + 1)
         length, left = length + len(symbols) + 1, left - len(symbols)
         if not left:
             break
-    scored = np.concatenate([np.zeros(0, np.int64), *places])
+    scored = np.concatenate(places)
     if not len(scored):
         raise ValueError("an n-gram model needs at least one symbol to count")
-    text = np.empty(length, np.int64)
-    np.concatenate(pieces, out=text, casting="unsafe")
-    return text, scored
+    return np.concatenate(pieces), scored
 
 
-def _streams(batches: Iterable[Batch | Ints]) -> Iterator[tuple[Ints, Ints | None]]:
+def _streams(batches: Iterable[Batch | Ints]) -> Iterator[tuple[Ints, Ints]]:
     for batch in batches:
-        if not isinstance(batch, Batch):
-            yield np.asarray(batch), None
-            continue
-        for row, length in enumerate(batch.lens):
-            weight = None if batch.weight is None else batch.weight[row, :length].cpu().numpy()
-            yield batch.x[row, :length].cpu().numpy(), weight
+        if isinstance(batch, Batch):
+            weight = torch.ones(batch.x.shape) if batch.weight is None else batch.weight
+            for x, w, n in zip(batch.x.cpu(), weight.cpu(), batch.lens, strict=True):
+                yield x[:n].numpy(), w[:n].numpy()
+        else:
+            yield np.asarray(batch), np.ones(len(batch), bool)

@@ -34,6 +34,8 @@ class RNNConfig:
         dim: width of the symbol embedding; hidden: width of each layer.
         dropout: share of inputs dropped before every layer and the head, in training.
         tied: use the embedding as output weights (Press & Wolf 2017); needs dim = hidden.
+        residual: a layer's input is the sum of all layers below it, and so is the head's
+            (He et al. 2016): deep stacks learn sooner.
 
     Raises:
         ValueError: a size out of bounds.
@@ -46,6 +48,7 @@ class RNNConfig:
     hidden: int = 64
     dropout: float = 0.0
     tied: bool = False
+    residual: bool = False
 
     def __post_init__(self) -> None:
         if self.space.kind != "finite" or self.space.event_shape:
@@ -96,8 +99,7 @@ class RNN(SequenceModel):
         return state.push(length, tail, state=self._run(before, x, keep)[1])
 
     def predict(self, state: State) -> Distribution:
-        h = state.window("state")[..., -self.config.hidden :]
-        return self._law(h)
+        return self._law(self._output(state.window("state")))
 
     def carry(
         self, x: Tensor, cond: Condition | None = None, state: State | None = None
@@ -105,8 +107,16 @@ class RNN(SequenceModel):
         state = self.start(len(x), cond) if state is None else state.trim()
         before = state.window("state")[:, -1]
         out_BTH, states = self._run(before, x, keep=1)
-        h_BTH = torch.cat([before[:, None, -self.config.hidden :].to(out_BTH), out_BTH[:, :-1]], 1)
+        h_BTH = torch.cat([self._output(before[:, None]).to(out_BTH), out_BTH[:, :-1]], 1)
         return self._law(self.dropout(h_BTH)), state.push(x.shape[1], 0, state=states).detach()
+
+    def _output(self, state: Tensor) -> Tensor:
+        """What the head reads [..., H], from whole states [..., S]."""
+        hidden = self.config.hidden
+        if not self.config.residual:
+            return state[..., -hidden:]
+        parts = state.unflatten(-1, (self.config.num_layers, -1))
+        return parts[..., -hidden:].sum(-2)
 
     def _law(self, h: Tensor) -> LinearCategorical:
         assert self.space.size is not None
@@ -123,7 +133,8 @@ class RNN(SequenceModel):
         parts = state_BS.split(self.config.hidden, 1)
         for layer in self._layers():
             new += layer.step(out, parts[first : first + layer.parts])
-            out, first = new[-1], first + layer.parts
+            out = out + new[-1] if first and self.config.residual else new[-1]
+            first += layer.parts
         return torch.cat(new, -1)
 
     def _run(self, state_BS: Tensor, x: Tensor, keep: int) -> tuple[Tensor, Tensor]:
@@ -135,14 +146,15 @@ class RNN(SequenceModel):
         for layer in self._layers():
             part = state_BS[:, first : first + layer.state_width]
             first += layer.state_width
-            out, kept = layer(self.dropout(out), part, keep)
+            below, (h, kept) = out, layer(self.dropout(out), part, keep)
+            out = below + h if states and self.config.residual else h
             states.append(kept)
         return out, torch.cat(states, -1)
 
 
 def _recipe(cell: Cell, space: Space, size: str) -> RNNConfig:
     num_layers, width = SIZES[size]
-    return RNNConfig(space, cell, num_layers, width, width)
+    return RNNConfig(space, cell, num_layers, width, width, residual=True)
 
 
 def rnn(space: Space, size: str = "small") -> RNNConfig:

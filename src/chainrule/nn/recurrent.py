@@ -1,4 +1,4 @@
-"""Recurrent layers over a block of symbols.
+"""Recurrent layers over a block of symbols, and over one symbol.
 
 Shapes: B rows, L block, D input width, H hidden width, S width of the layer's state.
 """
@@ -13,9 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chainrule.nn.precision import product_type
+from chainrule.nn.scan import GRUScan, LSTMScan, MixScan, TanhScan
+
 
 class Layer(nn.Module, ABC):
-    """One recurrent layer. Its state [B, S] ends with the hidden state [B, H]."""
+    """One recurrent layer. Its state [B, S] is ``parts`` vectors, the hidden one [B, H] last.
+
+    Weights lie as in torch's own recurrent modules: [gates · H, D] and [gates · H, H].
+    """
 
     gates: int
     parts = 1
@@ -35,14 +41,19 @@ class Layer(nn.Module, ABC):
     def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         """Outputs [B, L, H] and the states [B, keep, S] after the last ``keep`` symbols."""
 
+    @abstractmethod
+    def step(self, x_BD: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """One symbol, without gradients: the new parts [B, H] of the state."""
+
     def weights(self) -> tuple[Tensor, ...]:
         """In the order of torch's own recurrent functions."""
         p = self._parameters  # a plain dict: attribute look-up of a Module costs more than a step
         return p["weight_ih"], p["weight_hh"], p["bias_ih"], p["bias_hh"]  # type: ignore[return-value]
 
-    @abstractmethod
-    def step(self, x_BD: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """One symbol: the new parts [B, H] of the state, the hidden state last."""
+
+def _last(h_LBH: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    out = h_LBH.transpose(0, 1)
+    return out, out[:, out.shape[1] - keep :]
 
 
 class Tanh(Layer):
@@ -50,15 +61,12 @@ class Tanh(Layer):
 
     gates = 1
 
+    def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+        x = x_BLD.transpose(0, 1).contiguous()
+        return _last(TanhScan.apply(x, state_BS, *self.weights(), product_type(x)), keep)
+
     def step(self, x_BD: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return (torch.rnn_tanh_cell(x_BD, state[0], *self.weights()),)
-
-    def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-        w = self.weights()
-        out, _ = torch.rnn_tanh(
-            x_BLD, state_BS[None].contiguous(), w, True, 1, 0.0, False, False, True
-        )
-        return out, out[:, out.shape[1] - keep :]
 
 
 class GRU(Layer):
@@ -66,13 +74,12 @@ class GRU(Layer):
 
     gates = 3
 
+    def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+        x = x_BLD.transpose(0, 1).contiguous()
+        return _last(GRUScan.apply(x, state_BS, *self.weights(), product_type(x)), keep)
+
     def step(self, x_BD: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return (torch.gru_cell(x_BD, state[0], *self.weights()),)
-
-    def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-        w = self.weights()
-        out, _ = torch.gru(x_BLD, state_BS[None].contiguous(), w, True, 1, 0.0, False, False, True)
-        return out, out[:, out.shape[1] - keep :]
 
 
 class LSTM(Layer):
@@ -81,27 +88,20 @@ class LSTM(Layer):
     gates = 4
     parts = 2
 
+    def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+        c, h = state_BS.chunk(2, -1)
+        x = x_BLD.transpose(0, 1).contiguous()
+        h, c = LSTMScan.apply(x, h, c, *self.weights(), product_type(x))
+        out, last_h = _last(h, keep)
+        return out, torch.cat([_last(c, keep)[1], last_h], -1)
+
     def step(self, x_BD: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
         h, c = torch.lstm_cell(x_BD, (state[1], state[0]), *self.weights())
         return c, h
 
-    def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-        w = self.weights()
-        c, h = state_BS.chunk(2, -1)
-        early = x_BLD.shape[1] - keep + 1
-        hx = [h[None].contiguous(), c[None].contiguous()]
-        out, hn, cn = torch.lstm(x_BLD[:, :early], hx, w, True, 1, 0.0, False, False, True)
-        h, c = hn[0], cn[0]
-        outs, states = [out], [torch.cat([c, h], -1)]
-        for t in range(early, x_BLD.shape[1]):
-            h, c = torch.lstm_cell(x_BLD[:, t], [h, c], *w)
-            outs.append(h[:, None])
-            states.append(torch.cat([c, h], -1))
-        return torch.cat(outs, 1), torch.stack(states, 1)
-
 
 class MinGRU(Layer):
-    """z = σ(W_z x), g = g(W_h x), h_t = (1 - z) h_{t-1} + z g (Feng et al. 2024)."""
+    """h_t = (1 - z) h_{t-1} + z n; z = σ(W_z x), n = W_n x (Feng et al. 2024, alg. 3)."""
 
     gates = 2
 
@@ -109,20 +109,17 @@ class MinGRU(Layer):
         super().__init__(dim, hidden)
         del self.weight_hh, self.bias_hh
 
-    def step(self, x_BD: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        gate, new = F.linear(x_BD, self.weight_ih, self.bias_ih).chunk(2, -1)
-        return (torch.lerp(state[0], new, torch.sigmoid(gate)),)
+    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        gate, new = F.linear(x, self.weight_ih, self.bias_ih).chunk(2, -1)
+        return torch.sigmoid(gate), new
 
     def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-        gate, new = F.linear(x_BLD, self.weight_ih, self.bias_ih).chunk(2, -1)
-        z = torch.sigmoid(gate)
-        g = new
-        h, outs = state_BS, []
-        for t in range(x_BLD.shape[1]):
-            h = h + z[:, t] * (g[:, t] - h)
-            outs.append(h)
-        out = torch.stack(outs, 1)
-        return out, out[:, out.shape[1] - keep :]
+        z, n = self._gates(x_BLD.transpose(0, 1))
+        return _last(MixScan.apply(1 - z, z * n, state_BS), keep)
+
+    def step(self, x_BD: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        z, n = self._gates(x_BD)
+        return (torch.lerp(state[0], n, z),)
 
 
 LAYERS: dict[str, type[Layer]] = {"tanh": Tanh, "lstm": LSTM, "gru": GRU, "mingru": MinGRU}

@@ -35,7 +35,7 @@ def finish(
             return float(-log_probs(model, symbols).sum() / math.log(2) / units)
 
         done = {**done, "held_out_bits_per_byte": bits(artifact.model)}
-        others = compressors(corpus.held_out_raw())
+        others = compressors(corpus.held_out_text())
         if artifact.baseline is not None:
             others["n-gram"] = bits(artifact.baseline)
         done["others_bits_per_byte"] = others

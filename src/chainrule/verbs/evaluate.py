@@ -7,15 +7,16 @@ import lzma
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from chainrule.artifact import Artifact
-from chainrule.training.data import read_documents
+from chainrule.codecs.symbols import ScoreKind
+from chainrule.training.data import Document, read_documents
 from chainrule.training.scoring import document_nats
-from chainrule.verbs.score import Kind
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Evaluation:
     nats: float
     bits_per_unit: float
     perplexity: float
-    kind: Kind
+    kind: ScoreKind
     others: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,6 +55,10 @@ def _second(row: tuple[str, float]) -> float:
     return row[1]
 
 
+def _index(piece: Document) -> int:
+    return piece.index
+
+
 def evaluate(
     artifact: Artifact,
     source: str | Path,
@@ -67,12 +72,11 @@ def evaluate(
     Raises:
         ValueError: data that can't be read or encoded, with file, place and remedy.
     """
-    raw: list[bytes] = []
-    encoded = []
-    for document in read_documents(source, field=field, column=column):
-        data = document.data
-        raw.append(data if isinstance(data, bytes) else data.encode())
-        encoded.append(artifact.codec.encode(data))
+    raw = [
+        b"".join(piece.data for piece in pieces)
+        for _, pieces in groupby(read_documents(source, field=field, column=column), _index)
+    ]
+    encoded = [artifact.codec.encode(data) for data in raw]
     arrays = [e.symbols for e in encoded]
     num_symbols = sum(map(len, arrays))
     if not num_symbols:
@@ -83,7 +87,7 @@ def evaluate(
         total, done = total + nats, done + len(symbols)
         if progress is not None:
             progress(done)
-    exact = all(artifact.codec.exact_for(e) for e in encoded)  # type: ignore[attr-defined]
+    kinds = {artifact.codec.score_kind(e) for e in encoded}
     return Evaluation(
         source=str(source),
         documents=len(arrays),
@@ -92,7 +96,7 @@ def evaluate(
         nats=total,
         bits_per_unit=-total / math.log(2) / units,
         perplexity=math.exp(min(700.0, -total / num_symbols)),
-        kind="exact" if exact else "bound",
+        kind=next(k for k in ("codes", "bound", "exact") if k in kinds),
         others={**_baseline(artifact, arrays, units), **compressors(b"".join(raw))},
     )
 

@@ -18,18 +18,19 @@ import torch
 
 from chainrule import registry
 from chainrule.artifact import Artifact, load_config_parts, read_config
-from chainrule.core.codec import Codec
+from chainrule.codecs.text import BPECodec, TextCodec
 from chainrule.core.config import bounded, from_dict, to_dict
 from chainrule.core.model import SequenceModel
 from chainrule.core.space import Space
 from chainrule.files import locked, write_text
-from chainrule.training.data import Corpus, prepare, sample_texts
+from chainrule.training.data import Collection, Corpus, collect, fit_codec, prepare
 from chainrule.training.trainer import TrainConfig, Trainer, calibrate
 from chainrule.verbs.card import finish
 from chainrule.verbs.display import Display, display_for
 from chainrule.verbs.generate import generate
 
 BASELINE_SYMBOLS = 4_000_000  # the n-gram beside every model is fitted on at most so many
+MOST_CHARACTERS = 200  # with more of them, bytes are the better symbols
 DEFAULT_TIME = "5m"
 
 
@@ -144,16 +145,16 @@ def _stem(source: str | Path | list[str]) -> str:
 def _new(
     source: str | Path | list[str], asked: Options, display: Display
 ) -> tuple[Artifact, Corpus]:
-    sample = sample_texts(source, 4 * 2**20, field=asked.field, column=asked.column)
-    codec, why = _codec(sample, asked)
-    display.say(f"codec {why}")
-    corpus = prepare(source, codec, field=asked.field, column=asked.column)
+    collection = collect(source, field=asked.field, column=asked.column)
+    codec, why = _codec(collection, asked)
+    display.say(why)
+    corpus = prepare(collection, codec)
     display.say(corpus.description)
     torch.manual_seed(asked.seed)
     seconds = None if asked.steps else seconds_of(asked.time or DEFAULT_TIME)
     name, size = _choose(len(corpus.train), seconds, asked)
     model = _model(name, size, codec.space, asked.dropout)
-    recipe = {"name": name, "size": size, "data": corpus.fingerprint, "seed": asked.seed}
+    recipe = {"name": name, "size": size, "data": _fingerprint(corpus), "seed": asked.seed}
     artifact = Artifact(model, codec, recipe)
     if model.by_gradient:
         config = _training(name, size, asked)
@@ -171,27 +172,23 @@ def _new(
     return artifact, corpus
 
 
-def _codec(sample: list[bytes], asked: Options) -> tuple[Codec, str]:
-    """The codec asked for, or characters for text with few of them, else bytes."""
-    name = asked.codec or ("bpe" if asked.tokenizer else None)
-    texts: list[str] = []
-    try:
-        texts = [piece.decode() for piece in sample]
-    except UnicodeDecodeError:
-        if name is None:
-            name = "bytes"
-    distinct = len(set().union(*texts)) if texts else 0
-    if name is None:
-        name = "chars" if distinct <= 200 else "bytes"
-    settings: dict[str, Any] = {}
-    if asked.vocabulary is not None and name in ("words", "bpe"):
-        settings["size"] = asked.vocabulary
+def _codec(collection: Collection, asked: Options) -> tuple[TextCodec, str]:
+    """The codec asked for; else characters where they are few, and bytes where not."""
     if asked.tokenizer is not None:
-        if name != "bpe":
-            raise ValueError(f"--tokenizer belongs to codec bpe, not {name}")
-        settings["tokenizer"] = asked.tokenizer
-    codec = registry.CODECS[name].fit(sample, **settings)  # type: ignore[attr-defined]
-    return codec, f"{name}: {distinct or 256} distinct characters, {codec.space.size} symbols"
+        if asked.codec not in (None, "bpe"):
+            raise ValueError(f"--tokenizer belongs to codec bpe, not {asked.codec}")
+        codec: TextCodec = BPECodec.from_file(asked.tokenizer)
+        return codec, f"codec bpe: {codec.space.size:,} symbols of {asked.tokenizer}"
+    name, why = asked.codec, "as asked"
+    if name is None:
+        name, why = "bytes", "not plain text" if collection.problem else "many characters"
+        if collection.problem is None:
+            distinct = len(set().union(*(t.decode() for t in collection.texts("all", 2**22))))
+            if distinct <= MOST_CHARACTERS:
+                name, why = "chars", f"{distinct} distinct characters"
+    size = {"size": asked.vocabulary} if asked.vocabulary and name in ("words", "bpe") else {}
+    codec = fit_codec(registry.CODECS[name], collection, **size)
+    return codec, f"codec {name} ({why}): {codec.space.size:,} symbols"
 
 
 def _choose(num_symbols: int, seconds: float | None, asked: Options) -> tuple[str, str]:
@@ -201,6 +198,10 @@ def _choose(num_symbols: int, seconds: float | None, asked: Options) -> tuple[st
         small = num_symbols < 20_000_000 or (seconds is not None and seconds < 1800)
         size = "tiny" if num_symbols < 20_000 else "small" if small else "base"
     return asked.model or "lstm", size
+
+
+def _fingerprint(corpus: Corpus) -> str:
+    return "" if corpus.source is None else corpus.source.folder.name
 
 
 def _model(name: str, size: str, space: Space, dropout: float | None) -> SequenceModel:
@@ -235,7 +236,7 @@ def _again(
     model, codec = load_config_parts(folder, config)
     artifact = Artifact(model, codec, config["recipe"], config["results"])
     corpus = prepare(source, codec, field=asked.field, column=asked.column)
-    if corpus.fingerprint != artifact.recipe.get("data"):
+    if _fingerprint(corpus) != artifact.recipe.get("data"):
         raise ValueError(f"{source} is not what {folder} was trained on: resume with the same data")
     display.say(corpus.description)
     return artifact, corpus

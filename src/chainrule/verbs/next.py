@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from chainrule.artifact import Artifact
+from chainrule.codecs.text import TextCodec
 from chainrule.core.config import bounded
 from chainrule.core.state import State
 
@@ -72,7 +73,7 @@ def _cut(artifact: Artifact, typed: bytes) -> int:
     Symbols of several bytes may run across the end of what was typed: then the last word, and
     the blank before it, are spelled again by the search.
     """
-    if max(map(len, artifact.codec.symbol_bytes())) <= 1 or artifact.codec.name == "chars":  # type: ignore[attr-defined]
+    if max(map(len, artifact.codec.symbol_bytes())) <= 1 or artifact.codec.name == "chars":
         return len(typed)
     cut = len(typed)
     while cut > 0 and _letter(typed[cut - 1]):
@@ -133,8 +134,8 @@ def _extend(artifact: Artifact, batch: list[_Spelling]) -> tuple[State, Tensor]:
 
 
 @functools.lru_cache(maxsize=8)
-def _table(codec: object) -> list[bytes]:
-    return codec.symbol_bytes()  # type: ignore[attr-defined,no-any-return]
+def _table(codec: TextCodec) -> list[bytes]:
+    return codec.symbol_bytes()
 
 
 def _bytes(artifact: Artifact) -> list[bytes]:

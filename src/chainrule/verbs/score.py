@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from chainrule.artifact import Artifact
+from chainrule.codecs.symbols import ScoreKind
 from chainrule.training.scoring import log_probs
-
-Kind = Literal["exact", "bound", "codes"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Score:
     bits_per_unit: float
     per_symbol: list[float] = field(repr=False)
     symbols: list[str] = field(repr=False)
-    kind: Kind
+    kind: ScoreKind
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, the fields' own names."""
@@ -58,8 +57,8 @@ def score(artifact: Artifact, text: str | bytes) -> Score:
         raise ValueError("nothing to score: the text is empty")
     nats = log_probs(artifact.model, encoded.symbols)
     total, units = float(nats.sum()), artifact.codec.units(encoded)
-    table = artifact.codec.symbol_bytes()  # type: ignore[attr-defined]
-    kind: Kind = "exact" if artifact.codec.exact_for(encoded) else "bound"  # type: ignore[attr-defined]
+    table = artifact.codec.symbol_bytes()
+    kind = artifact.codec.score_kind(encoded)
     return Score(
         total,
         units,

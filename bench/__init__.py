@@ -1,0 +1,1 @@
+"""Benchmarks: the peer in the same run, threads pinned alike, interleaved rounds."""

@@ -1,0 +1,29 @@
+"""``python -m bench [NAME …] [--data FOLDER]``: run benches, write bench/results/*.json."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+from pathlib import Path
+
+NAMES = ("identity", "loop_overhead", "lstm_training", "demo_bits")
+
+
+def main() -> None:
+    """Run the named benches, or all."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument(
+        "--data", type=Path, default=os.environ.get("CHAINRULE_DATA"), help="benchmark data"
+    )
+    args = parser.parse_args()
+    for name in args.names or NAMES:
+        if name not in NAMES:
+            parser.error(f"no bench {name!r}; there are {', '.join(NAMES)}")
+        print(f"== {name}")
+        importlib.import_module(f"bench.{name}").main(args.data)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""Every code block of every page is run, or fails here.
+
+Page by page, in the order of the page: `sh` line by line through the command line, in this process;
+`python` in one namespace; `toml` is parsed, and its entry points are those that the registry
+reads. `make` and `pip install` lines are held against the Makefile and the extras and not run.
+`text` is the output of an earlier run and not compared; `tree` is tested in tests/arch. Any other
+language, and any other command, is an error.
+
+Each page has a folder of its own, with the files of `furnish` in it. So that this takes seconds,
+`quickly` makes every fit a few steps of a small network, whatever budget the page shows: what is tested
+is that all of it runs and that the shown names exist, not how well the model learns.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+import types
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.arch.files import ROOT, blocks, pages, text
+from tests.docs.listed import NAME
+
+LANGUAGES = {"sh", "python", "toml", "text", "tree"}
+STEPS, SHAPES = 2, {"tiny": (1, 16), "small": (1, 24), "base": (1, 32)}
+# Pages that use a run without having fitted it in an earlier block.
+FITTED = {"docs/concepts.md": "runs/book"}
+
+
+def segments(page: str) -> list[tuple[str, str]]:
+    """(language, block) in the order of the page."""
+    found = re.findall(r"^ *```([^\n`]*)\n(.*?)^ *```", text(page), re.MULTILINE | re.DOTALL)
+    return [(info.partition(" ")[0], body) for info, body in found]
+
+
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits of a few steps of a small network: the one place where the pages are not taken as said.
+
+    ``--time`` is not measured and ``--steps`` is cut; everything before and after them runs.
+    """
+    from chainrule.models import rnn
+    from chainrule.training.trainer import TrainConfig, Trainer
+    from chainrule.verbs import fit
+
+    def short(config: TrainConfig) -> TrainConfig:
+        return replace(config, steps=min(config.steps, STEPS), batch=2, length=32, evaluations=2)
+
+    class Short(Trainer):
+        def __init__(self, model, corpus, config):
+            super().__init__(model, corpus, short(config))
+
+    monkeypatch.setattr(rnn, "SIZES", SHAPES)
+    monkeypatch.setattr(fit, "calibrate", lambda model, corpus, config, seconds: short(config))
+    monkeypatch.setattr(fit, "Trainer", Short)
+
+
+def furnish(folder: Path) -> None:
+    """The files that the pages speak of."""
+    book = (ROOT / "src/chainrule/assets/alice.txt").read_text()
+    every = "".join(sorted(set(book) - {"\n"}))  # no page's prompt has an unknown character
+    part, other = book[:8_000] + every + "\n", book[20_000:22_000]
+    (folder / "book.txt").write_text(part)
+    (folder / "test.txt").write_text(other)
+    (folder / "latin.txt").write_bytes("Élan vital, déjà vu.\n".encode("latin-1") * 200)
+    with gzip.open(folder / "book.txt.gz", "wb") as packed:
+        packed.write(part.encode())
+    stories = folder / "stories"
+    stories.mkdir()
+    for number in range(3):
+        (stories / f"{number}.md").write_text(part[number * 2000 : number * 2000 + 2000])
+    lines = [line for line in part.splitlines() if line]
+    rows = [json.dumps({"id": i, "review": line}) for i, line in enumerate(lines)]
+    (folder / "reviews.jsonl").write_text("\n".join(rows) + "\n")
+    quoted = ['"' + line.replace('"', '""') + '"' for line in lines]
+    (folder / "letters.csv").write_text("\n".join(["date,body", *(f"1865,{q}" for q in quoted)]))
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty folder to stand in, quick fits, and a registry that forgets what a page adds."""
+    from chainrule import registry
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CHAINRULE_CACHE", str(tmp_path / ".cache"))
+    monkeypatch.setenv("COLUMNS", "100")
+    for table in (registry.MODELS, registry.RECIPES):
+        kept = dict(table)
+        for name in set(table):
+            monkeypatch.setitem(table, name, kept[name])
+        monkeypatch.setitem(table, NAME, table.pop(NAME, None))
+        table.pop(NAME)
+    quickly(monkeypatch)
+    furnish(tmp_path)
+    return tmp_path
+
+
+# ---- sh ----
+
+
+def run_line(line: str) -> str:
+    """One line of a shell: commands joined by pipes; the output of the last."""
+    stages, words = [], shlex.split(line, comments=True)
+    while "|" in words:
+        cut = words.index("|")
+        stages, words = [*stages, words[:cut]], words[cut + 1 :]
+    given = b""
+    for stage in [*stages, words]:
+        given = run_command(stage, given, line)
+    return given.decode()
+
+
+def run_command(words: list[str], given: bytes, line: str) -> bytes:
+    assert not {">", "<", "&&", ";", "&"} & set(words), f"this shell knows pipes only: {line}"
+    name, arguments = words[0], words[1:]
+    if name == "chainrule":
+        return run_chainrule(arguments, given)
+    if name == "make":
+        return check_make(arguments)
+    if name == "cat":
+        return b"".join(Path(a).read_bytes() for a in arguments)
+    if arguments[:2] == ["-m", "pip"] or name == "pip":
+        return check_pip(arguments)
+    if name == ".venv/bin/python" and arguments[0] == "-m":
+        assert (ROOT / (arguments[1].replace(".", "/") + ".py")).is_file(), line
+        return b""
+    raise AssertionError(f"nobody here knows how to run {line!r}")
+
+
+def run_chainrule(arguments: list[str], given: bytes) -> bytes:
+    from chainrule import cli
+
+    out, errors = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
+    before = sys.argv, sys.stdin
+    sys.argv, sys.stdin = ["chainrule", *arguments], io.TextIOWrapper(io.BytesIO(given))
+    try:
+        with redirect_stdout(out), redirect_stderr(errors), pytest.raises(SystemExit) as end:
+            cli.main()
+    finally:
+        sys.argv, sys.stdin = before
+    assert not end.value.code, f"chainrule {shlex.join(arguments)}: {errors.getvalue()}"
+    out.flush()
+    return out.buffer.getvalue()
+
+
+def check_make(arguments: list[str]) -> bytes:
+    makefile = text("Makefile")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    variables = set(re.findall(r"^([A-Z]+) \?=|ifdef ([A-Z]+)", makefile, re.MULTILINE))
+    known = targets | {name for pair in variables for name in pair if name}
+    assert {a.partition("=")[0] for a in arguments if "/" not in a.partition("=")[0]} <= known
+    return b""
+
+
+def check_pip(arguments: list[str]) -> bytes:
+    extras = tomllib.loads(text("pyproject.toml"))["project"]["optional-dependencies"]
+    asked = arguments[arguments.index("install") + 1 :]
+    for wanted in asked:
+        match = re.fullmatch(r"(?:chainrule|\.)(?:\[([a-z,]+)\])?", wanted)
+        assert match, wanted
+        assert set((match[1] or "").split(",")) - {""} <= set(extras)
+    return b""
+
+
+def lines_of(block: str) -> list[str]:
+    joined = block.replace("\\\n", " ")
+    return [s for line in joined.splitlines() if (s := line.strip()) and not s.startswith("#")]
+
+
+# ---- the pages ----
+
+
+def check_toml(block: str) -> None:
+    groups = tomllib.loads(block)["project"]["entry-points"]
+    read = set(re.findall(r'group="([\w.]+)"', text("src/chainrule/registry.py")))
+    assert set(groups) <= read
+
+
+def run_page(page: str) -> None:
+    module = types.ModuleType("page_" + re.sub(r"\W", "_", page))
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    try:
+        for number, (language, block) in enumerate(segments(page), 1):
+            if language == "sh":
+                for line in lines_of(block):
+                    run_line(line)
+            elif language == "python":
+                code = compile(block, f"{page}, block {number}", "exec", dont_inherit=True)
+                with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                    exec(code, vars(module))
+            elif language == "toml":
+                check_toml(block)
+    finally:
+        del sys.modules[module.__name__]
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_block_runs(page, place):
+    if page in FITTED:
+        run_line(f"chainrule fit book.txt -o {FITTED[page]} --steps 2")
+    run_page(page)
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_block_has_a_language_that_is_dealt_with(page):
+    assert {language for language, _ in segments(page)} <= LANGUAGES
+    fences = len(re.findall(r"^ *```", text(page), re.MULTILINE))
+    assert fences == 2 * len(segments(page)), "a fence that is not closed, or not seen"
+
+
+def test_what_is_wrong_on_a_page_is_found(place):
+    with pytest.raises(AssertionError, match="no such file"):
+        run_line("chainrule fit nothing.txt")
+    with pytest.raises(AssertionError, match="nobody here"):
+        run_line("curl example | chainrule score RUN -")
+    with pytest.raises(AssertionError):
+        run_line("make tea")
+    with pytest.raises(AssertionError):
+        run_line("pip install 'chainrule[wings]'")
+    with pytest.raises(AssertionError):
+        check_toml('[project.entry-points."chainrule.wings"]')
+    assert run_line("cat test.txt | cat book.txt") == Path("book.txt").read_text()
+
+
+def test_pictures_and_links_of_the_pages_are_there():
+    missing = [
+        (page, target)
+        for page in pages()
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text(page))
+        if "://" not in target and not (ROOT / page).parent.joinpath(target).exists()
+    ]
+    assert missing == []
+    pictures = list((ROOT / "docs").rglob("*.png"))
+    assert {p.name: p.stat().st_size for p in pictures if p.stat().st_size > 100_000} == {}
+
+
+def test_every_option_of_fit_and_generate_is_explained():
+    import typer
+
+    from chainrule.cli import app
+
+    page = text("docs/fit-your-text.md")
+    commands = typer.main.get_command(app).commands
+    said = set(re.findall(r"`(--?[a-zA-Z][a-z-]*)", page))
+    missing = [
+        f"{verb} {names[0]}"
+        for verb in ("fit", "generate", "next", "score", "evaluate")
+        for parameter in commands[verb].params
+        if (names := [o for o in parameter.opts if o.startswith("-")]) and not said & set(names)
+    ]
+    assert missing == []
+
+
+# ---- the model of "add an architecture" ----
+
+
+def test_the_complete_model_is_short():
+    (block, *_) = blocks(text("docs/add-an-architecture.md"), "python")
+    assert len(block.splitlines()) < 80
+
+
+def test_the_complete_model_passes_every_law():
+    """In a process of its own, because the laws read the registry when they are imported."""
+    command = [sys.executable, "-m", "pytest", "-p", "tests.docs.listed", "-p", "no:xdist"]
+    command += ["-p", "no:cacheprovider", "-v", "-k", NAME, "tests/laws"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=dict(os.environ)
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    laws = "".join(text(str(p.relative_to(ROOT))) for p in (ROOT / "tests/laws").glob("test_*.py"))
+    expected = set(re.findall(r"^def (test_\w+)\((?:[^)]*\W)?entry\b", laws, re.MULTILINE))
+    assert len(expected) > 10
+    ran = re.findall(rf"::(test_\w+)\[\S*{NAME}\S* (?:PASSED|SKIPPED)", done.stdout)
+    assert expected - set(ran) == set()

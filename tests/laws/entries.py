@@ -1,0 +1,119 @@
+"""What the laws hold for: the test-only models and everything in the registry.
+
+A new entry is tested by being listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from chainrule.core.model import AnyOrder, Condition, SequenceModel
+from chainrule.core.objective import Batch
+from chainrule.core.space import Space
+from chainrule.registry import MODELS, RECIPES
+from tests.models.conv import DilatedConv
+from tests.models.gaussian import VectorAR
+from tests.models.label_gru import LabelGRU
+from tests.models.markov import Markov
+from tests.models.masked import MaskedNet
+from tests.models.mixture import Mixture
+from tests.models.pixelcnn import PixelCNN
+from tests.models.scalar import CountAR, StudentAR
+from tests.models.seq2seq import Seq2Seq
+
+SIZE, LABELS, SOURCES, PLACES = 3, 2, 5, 8
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model under the laws.
+
+    Args:
+        build: a new model from torch's seed.
+        cond: conditions for so many rows, from a generator.
+        sees_last: every law depends on the symbol just before it.
+        registered: it is in the registry, so it has a config.
+    """
+
+    name: str
+    build: Callable[[], SequenceModel]
+    cond: Callable[[int, torch.Generator], Condition | None] = lambda rows, dice: None
+    sees_last: bool = True
+    registered: bool = False
+
+    def model(self) -> SequenceModel:
+        """The same weights every time, away from their initialisation."""
+        torch.manual_seed(1)
+        model = self.build().eval()
+        with torch.no_grad():
+            for p in model.parameters():
+                p += 0.3 * torch.randn_like(p)
+        return model
+
+    def room(self, wanted: int) -> int:
+        """So many symbols, or as many as the medium has."""
+        return min(wanted, self.model().space.max_len or wanted)
+
+
+def symbols(space: Space, rows: int, length: int, dice: torch.Generator) -> Tensor:
+    """Random symbols [B, T, *E]."""
+    shape = (rows, length, *space.event_shape)
+    if space.kind == "real":
+        return torch.randn(shape, generator=dice)
+    return torch.randint(space.size or 6, shape, generator=dice)
+
+
+def dice(seed: int = 0) -> torch.Generator:
+    """A generator of the test's own."""
+    return torch.Generator().manual_seed(seed)
+
+
+def _label(rows: int, dice: torch.Generator) -> Condition:
+    return Condition(label=torch.randint(-1, LABELS, (rows,), generator=dice))
+
+
+def _source(rows: int, dice: torch.Generator) -> Condition:
+    """Sources of unlike lengths, padded to a length that differs from call to call."""
+    size = int(torch.randint(2, 6, (), generator=dice))
+    lens = torch.randint(1, size + 1, (rows, 1), generator=dice)
+    source = torch.randint(SOURCES, (rows, size), generator=dice)
+    return Condition(source=source, source_ok=torch.arange(size) < lens)
+
+
+def _any_order() -> SequenceModel:
+    return AnyOrder(MaskedNet(SIZE, PLACES), [3, 0, 6, 1, 7, 2, 5, 4])
+
+
+def _mixture() -> SequenceModel:
+    return Mixture([Markov(SIZE), LabelGRU(SIZE, LABELS), DilatedConv(SIZE, (1, 2))])
+
+
+def _recipe(name: str) -> SequenceModel:
+    config = RECIPES[name](Space("finite", SIZE), "tiny")
+    model = next(m for m in MODELS.values() if getattr(m, "Config", None) is type(config))(config)
+    if not model.by_gradient:
+        x = symbols(model.space, 4, 100, dice(2))
+        model.estimate([Batch(x, (100,) * 4)])
+    return model
+
+
+TEST_ONLY = [
+    Entry("markov", partial(Markov, SIZE)),
+    Entry("label-gru", partial(LabelGRU, SIZE, LABELS), _label),
+    Entry("seq2seq", partial(Seq2Seq, SIZE, SOURCES), _source),
+    Entry("gaussian-2", partial(VectorAR, 2, correlated=True)),
+    Entry("gaussian-3", partial(VectorAR, 3, correlated=False)),
+    Entry("pixelcnn", partial(PixelCNN, 3, 2), sees_last=False),
+    Entry("conv", partial(DilatedConv, SIZE, (1, 2, 4))),
+    Entry("conv-wide", partial(DilatedConv, SIZE, (1, 64))),
+    Entry("any-order", _any_order),
+    Entry("mixture", _mixture),
+    Entry("student", StudentAR),
+    Entry("counts", CountAR),
+]
+ENTRIES = TEST_ONLY + [Entry(name, partial(_recipe, name), registered=True) for name in RECIPES]

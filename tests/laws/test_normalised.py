@@ -1,0 +1,77 @@
+"""Law 1: the probabilities of all sequences sum to one."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from chainrule.core.model import SequenceModel
+from chainrule.core.space import Space
+from tests.laws.entries import Entry, dice, symbols
+from tests.laws.track import close
+from tests.models.markov import Markov
+
+MOST = 4096  # sequences in one sum
+
+
+def test_1_normalised(entry: Entry):
+    """Finite: over all sequences of each length. Else: of the next symbol, after any prefix."""
+    model = entry.model()
+    with torch.no_grad():
+        if model.space.kind == "finite":
+            _sum_sequences(entry, model)
+        else:
+            _integrate_next(entry, model)
+
+
+def _sum_sequences(entry: Entry, model: SequenceModel) -> None:
+    assert model.space.size is not None
+    parts = sum(model.space.event_shape) or 1
+    for length in range(1, entry.room(6) + 1):
+        places = length * parts
+        if model.space.size**places > MOST:
+            assert length > 1
+            break
+        every = itertools.product(range(model.space.size), repeat=places)
+        x = torch.tensor(list(every)).view(-1, length, *model.space.event_shape)
+        cond = entry.cond(1, dice(length))
+        cond = None if cond is None else cond.select([0] * len(x))
+        total = model(x, cond).log_prob(x).sum(1).exp().sum()
+        close(total, torch.tensor(1.0))
+
+
+def _integrate_next(entry: Entry, model: SequenceModel) -> None:
+    points, weight = _grid(model.space)
+    for length in range(3):
+        prefix = symbols(model.space, 1, length, dice(length))
+        state = model.extend(model.start(1), prefix) if length else model.start(1)
+        law = model.predict(state)
+        density = law.log_prob(points[None]).exp()[0]
+        close((density * weight).sum(), torch.tensor(1.0))
+
+
+def _grid(space: Space) -> tuple[Tensor, Tensor]:
+    """Points [P, *E] and their weights [P]; reals by x = sinh(t) and the trapezoidal rule."""
+    if space.kind == "count":
+        return torch.arange(4000), torch.ones(4000)
+    parts = sum(space.event_shape) or 1
+    end, step = (4.0, 0.1) if parts > 1 else (9.0, 0.05)
+    if parts > 2:
+        end, step = 3.5, 0.125
+    t = torch.arange(-end, end + step, step)
+    axes = torch.meshgrid([t.sinh()] * parts, indexing="ij")
+    weights = torch.meshgrid([t.cosh() * step] * parts, indexing="ij")
+    points = torch.stack(axes, -1).flatten(0, -2)
+    points = points if space.event_shape else points[:, 0]
+    return points, torch.stack(weights, -1).flatten(0, -2).prod(-1)
+
+
+def test_1_oracle():
+    """The contract's score is the product of the table's conditionals, shift and start included."""
+    torch.manual_seed(3)
+    model = Markov(3)
+    x = symbols(model.space, 20, 7, dice())
+    wanted = torch.tensor([model.oracle(row) for row in x.tolist()])
+    close(model(x).log_prob(x).sum(1), wanted)

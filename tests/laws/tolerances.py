@@ -1,0 +1,10 @@
+"""The tolerances of CONTRIBUTING.md, by name. Nothing in the tests has one of its own."""
+
+from __future__ import annotations
+
+EXACT = 0.0  # symbols, bytes, and numbers that take the same code path
+FLOAT64 = 1e-9  # the same maths by another path, relative
+FLOAT32 = 1e-5  # the same maths by another path, relative L2
+REFERENCE64 = 1e-6  # another library, float64, relative
+REFERENCE32 = 1e-4  # another library, float32, relative
+FALSE_ALARM = 1e-6  # a statistical test that fails so often when nothing is wrong
