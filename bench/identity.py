@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.common import save, table
 from chainrule.core.decoder import Chunk, Run
-from chainrule.core.model import Condition, SequenceModel
+from chainrule.core.model import SequenceModel
 from chainrule.core.noise import Noise
 from chainrule.core.state import Slab
 from chainrule.decoding.verify import Verify

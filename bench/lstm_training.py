@@ -12,6 +12,8 @@ import math
 import re
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,15 +53,8 @@ def main(data: Path | None) -> None:
         torch.set_num_threads(threads)
         ours, theirs = _trainer(corpus), _tutorial(corpus)
 
-        def run(step: object) -> float:
-            began = time.perf_counter()
-            for _ in range(STEPS):
-                step()  # type: ignore[operator]
-            return STEPS * BATCH * LENGTH / (time.perf_counter() - began)
-
-        figures = interleaved(
-            {"chainrule": lambda: run(ours.train_step), "tutorial": lambda: run(theirs.step)}
-        )
+        contenders = {"chainrule": ours.train_step, "tutorial": theirs.step}
+        figures = interleaved({k: partial(_speed, step) for k, step in contenders.items()})
         ratio = ratios(figures["chainrule"], figures["tutorial"])
         medians = [summary(figures[k])["median"] for k in ("chainrule", "tutorial")]
         rows.append([threads, *medians, ratio["median"], f"{ratio['min']:.2f}-{ratio['max']:.2f}"])
@@ -72,6 +67,14 @@ def main(data: Path | None) -> None:
     losses = _equal_steps(corpus)
     print(f"loss after {EQUAL_STEPS} equal steps: {losses}")
     save("lstm_training", {**result, "nats_after_equal_steps": losses})
+
+
+def _speed(step: Callable[[], float]) -> float:
+    """Symbols/s over STEPS optimiser steps."""
+    began = time.perf_counter()
+    for _ in range(STEPS):
+        step()
+    return STEPS * BATCH * LENGTH / (time.perf_counter() - began)
 
 
 def _corpus(data: Path | None) -> Corpus:

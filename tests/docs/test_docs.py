@@ -7,8 +7,8 @@ reads. `make` and `pip install` lines are held against the Makefile and the extr
 language, and any other command, is an error.
 
 Each page has a folder of its own, with the files of `furnish` in it. So that this takes seconds,
-`quickly` makes every fit a few steps of a small network, whatever budget the page shows: what is tested
-is that all of it runs and that the shown names exist, not how well the model learns.
+`quickly` makes every fit a few steps of a small network, whatever budget the page shows: what is
+tested is that all of it runs and that the shown names exist, not how well the model learns.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ from pathlib import Path
 import pytest
 
 from tests.arch.files import ROOT, blocks, pages, text
-from tests.docs.listed import NAME
 
+NAME = "gated-conv"  # of the model in docs/add-an-architecture.md
 LANGUAGES = {"sh", "python", "toml", "text", "tree"}
 STEPS, SHAPES = 2, {"tiny": (1, 16), "small": (1, 24), "base": (1, 32)}
 # Pages that use a run without having fitted it in an earlier block.
 FITTED = {"docs/concepts.md": "runs/book"}
+# Pages that go on with a run that was stopped, as by Ctrl-C, after its first step.
+STOPPED = {"docs/fit-your-text.md": "runs/long"}
 
 
 def segments(page: str) -> list[tuple[str, str]]:
@@ -59,6 +61,10 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     class Short(Trainer):
         def __init__(self, model, corpus, config):
             super().__init__(model, corpus, short(config))
+
+        def train_step(self):
+            self.stop_asked = os.environ.get("STOP_AFTER_ONE_STEP") == "yes"
+            return super().train_step()
 
     monkeypatch.setattr(rnn, "SIZES", SHAPES)
     monkeypatch.setattr(fit, "calibrate", lambda model, corpus, config, seconds: short(config))
@@ -94,12 +100,8 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CHAINRULE_CACHE", str(tmp_path / ".cache"))
     monkeypatch.setenv("COLUMNS", "100")
-    for table in (registry.MODELS, registry.RECIPES):
-        kept = dict(table)
-        for name in set(table):
-            monkeypatch.setitem(table, name, kept[name])
-        monkeypatch.setitem(table, NAME, table.pop(NAME, None))
-        table.pop(NAME)
+    monkeypatch.setattr(registry, "MODELS", dict(registry.MODELS))
+    monkeypatch.setattr(registry, "RECIPES", dict(registry.RECIPES))
     quickly(monkeypatch)
     furnish(tmp_path)
     return tmp_path
@@ -108,7 +110,7 @@ def place(tmp_path, monkeypatch):
 # ---- sh ----
 
 
-def run_line(line: str) -> str:
+def run_line(line: str, code: int = 0) -> str:
     """One line of a shell: commands joined by pipes; the output of the last."""
     stages, words = [], shlex.split(line, comments=True)
     while "|" in words:
@@ -116,15 +118,15 @@ def run_line(line: str) -> str:
         stages, words = [*stages, words[:cut]], words[cut + 1 :]
     given = b""
     for stage in [*stages, words]:
-        given = run_command(stage, given, line)
+        given = run_command(stage, given, line, code)
     return given.decode()
 
 
-def run_command(words: list[str], given: bytes, line: str) -> bytes:
+def run_command(words: list[str], given: bytes, line: str, code: int) -> bytes:
     assert not {">", "<", "&&", ";", "&"} & set(words), f"this shell knows pipes only: {line}"
     name, arguments = words[0], words[1:]
     if name == "chainrule":
-        return run_chainrule(arguments, given)
+        return run_chainrule(arguments, given, code)
     if name == "make":
         return check_make(arguments)
     if name == "cat":
@@ -137,7 +139,7 @@ def run_command(words: list[str], given: bytes, line: str) -> bytes:
     raise AssertionError(f"nobody here knows how to run {line!r}")
 
 
-def run_chainrule(arguments: list[str], given: bytes) -> bytes:
+def run_chainrule(arguments: list[str], given: bytes, code: int) -> bytes:
     from chainrule import cli
 
     out, errors = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
@@ -148,7 +150,7 @@ def run_chainrule(arguments: list[str], given: bytes) -> bytes:
             cli.main()
     finally:
         sys.argv, sys.stdin = before
-    assert not end.value.code, f"chainrule {shlex.join(arguments)}: {errors.getvalue()}"
+    assert (end.value.code or 0) == code, f"chainrule {shlex.join(arguments)}: {errors.getvalue()}"
     out.flush()
     return out.buffer.getvalue()
 
@@ -208,7 +210,13 @@ def run_page(page: str) -> None:
 def test_every_block_runs(page, place):
     if page in FITTED:
         run_line(f"chainrule fit book.txt -o {FITTED[page]} --steps 2")
+    if page in STOPPED:
+        with pytest.MonkeyPatch.context() as stopping:
+            stopping.setenv("STOP_AFTER_ONE_STEP", "yes")
+            run_line(f"chainrule fit book.txt -o {STOPPED[page]} --steps 2", code=1)
     run_page(page)
+    if page in STOPPED:
+        assert json.loads(Path(STOPPED[page], "config.json").read_text())["results"]["finished"]
 
 
 @pytest.mark.parametrize("page", pages())
@@ -259,6 +267,14 @@ def test_every_option_of_fit_and_generate_is_explained():
         if (names := [o for o in parameter.opts if o.startswith("-")]) and not said & set(names)
     ]
     assert missing == []
+
+
+def test_tolerances_of_the_page_are_those_of_the_tests():
+    from tests.laws import tolerances
+
+    rows = re.findall(r"^\| ([A-Z][A-Z0-9_]+) \| (\S+) \|", text("CONTRIBUTING.md"), re.MULTILINE)
+    names = {k: v for k, v in vars(tolerances).items() if k.isupper()}
+    assert {name: float(value) for name, value in rows} == names
 
 
 # ---- the model of "add an architecture" ----

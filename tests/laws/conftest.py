@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.laws.entries import ENTRIES, Entry
+from tests.laws.entries import ENTRIES
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +27,3 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that asks for ``entry`` is run for every entry."""
     if "entry" in metafunc.fixturenames:
         metafunc.parametrize("entry", ENTRIES, ids=lambda e: e.name)
-
-
-@pytest.fixture
-def rows(entry: Entry) -> int:
-    return 3

@@ -15,6 +15,7 @@ from torch import Tensor
 from chainrule.core.model import AnyOrder, Condition, SequenceModel
 from chainrule.core.objective import Batch
 from chainrule.core.space import Space
+from chainrule.models.wrappers import Penalties
 from chainrule.registry import MODELS, RECIPES
 from tests.models.conv import DilatedConv
 from tests.models.gaussian import VectorAR
@@ -37,6 +38,7 @@ class Entry:
         build: a new model from torch's seed.
         cond: conditions for so many rows, from a generator.
         sees_last: every law depends on the symbol just before it.
+        before: symbols consumed before a law begins, so that wide windows are full.
         registered: it is in the registry, so it has a config.
     """
 
@@ -44,6 +46,7 @@ class Entry:
     build: Callable[[], SequenceModel]
     cond: Callable[[int, torch.Generator], Condition | None] = lambda rows, dice: None
     sees_last: bool = True
+    before: int = 0
     registered: bool = False
 
     def model(self) -> SequenceModel:
@@ -110,9 +113,10 @@ TEST_ONLY = [
     Entry("gaussian-3", partial(VectorAR, 3, correlated=False)),
     Entry("pixelcnn", partial(PixelCNN, 3, 2), sees_last=False),
     Entry("conv", partial(DilatedConv, SIZE, (1, 2, 4))),
-    Entry("conv-wide", partial(DilatedConv, SIZE, (1, 64))),
+    Entry("conv-wide", partial(DilatedConv, SIZE, (1, 64)), before=64),
     Entry("any-order", _any_order),
     Entry("mixture", _mixture),
+    Entry("penalties", lambda: Penalties(Markov(SIZE), 1.3, 0.2, 0.1)),
     Entry("student", StudentAR),
     Entry("counts", CountAR),
 ]

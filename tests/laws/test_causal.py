@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 
+from chainrule.core.model import Condition
 from tests.laws.entries import Entry, dice, symbols
 from tests.laws.track import signature
 
@@ -53,3 +56,8 @@ def test_2_condition_is_read(entry: Entry):
     one, other = entry.cond(4, dice(1)), entry.cond(4, dice(3))
     if one is not None:
         assert not torch.equal(model(x, one).log_prob(x), model(x, other).log_prob(x))
+        with pytest.raises(ValueError, match="has 4 rows, the batch 5"):
+            model.start(5, one)
+    for name in {f.name for f in fields(Condition)} - model.reads:
+        with pytest.raises(ValueError, match=f"does not read the condition '{name}'"):
+            model.start(4, Condition(**{name: torch.zeros(4, 2)}))

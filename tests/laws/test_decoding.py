@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor
 
+from chainrule.core.distributions import Distribution
 from chainrule.core.model import SequenceModel
 from chainrule.core.noise import Noise
 from chainrule.core.state import Slab
@@ -17,7 +19,7 @@ from chainrule.decoding.warps import Warps
 from tests.laws.entries import Entry, dice, symbols
 from tests.laws.proposers import Guesser, Job, Kind, Table
 from tests.laws.tolerances import FALSE_ALARM, REFERENCE64
-from tests.laws.track import close, signature
+from tests.laws.track import close
 
 SETTINGS = [
     {},
@@ -31,7 +33,7 @@ SETTINGS = [
 
 
 @pytest.fixture(autouse=True)
-def _in_place():
+def _in_place() -> Iterator[None]:
     with torch.no_grad():
         yield
 
@@ -45,7 +47,7 @@ def jobs(entry: Entry, model: SequenceModel, count: int) -> list[Job]:
         settings = [{}]
     made = []
     for i in range(count):
-        prompt = symbols(model.space, 1, i % 4, dice(100 + i))[0]
+        prompt = symbols(model.space, 1, entry.before + i % 4, dice(100 + i))[0]
         length = entry.room(3 + 2 * (i % 3) + len(prompt)) - len(prompt)
         warp = Warps.of(1, **settings[i % len(settings)])
         made.append(Job(7 * i, prompt, length, entry.cond(1, dice(i)), warp))
@@ -107,7 +109,9 @@ def test_9_any_admission(entry: Entry, seed: int):
     chance = dice(seed)
     order = [made[i] for i in torch.randperm(7, generator=chance)]
     started = {job.name: truth[job.name] for job in order}
-    table = Table(Verify(model, Guesser("half", model.space, started, most=3) if seed < 3 else None))
+    table = Table(
+        Verify(model, Guesser("half", model.space, started, most=3) if seed < 3 else None)
+    )
     while order:
         count = int(torch.randint(1, 4, (), generator=chance))
         table.admit(order[:count], first=bool(torch.rand((), generator=chance) < 0.5))
@@ -140,7 +144,7 @@ def test_9_frequencies(entry: Entry, temperature: float):
         _follows(model, after, second[mine], temperature)
 
 
-def _follows(model: SequenceModel, law, x: Tensor, temperature: float) -> None:
+def _follows(model: SequenceModel, law: Distribution, x: Tensor, temperature: float) -> None:
     """x [N, 1, *E] against one law: chi-squared for a few outcomes, else uniformity of the cdf."""
     space, count = model.space, len(x)
     if space.kind == "real":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from tests.laws.track import Track
 
 
 @pytest.fixture(autouse=True, params=["decoding", pytest.param("training", marks=pytest.mark.slow)])
-def _grad(request: pytest.FixtureRequest):
+def _grad(request: pytest.FixtureRequest) -> Iterator[None]:
     """Leaves append in place where no gradient is wanted: both ways obey the laws."""
     with torch.set_grad_enabled(request.param == "training"):
         yield
@@ -82,9 +83,8 @@ def test_7_select_commutes_with_extend(entry: Entry, ragged: bool):
     if ragged:
         track = track.rewind(2, 0, 1, 2)
     for rows in ([2, 0], [1, 1, 3], [3, 2, 1, 0], [0]):
-        chosen = track.select(*rows).check()
-        chosen.extend(2, tail=2, seed=2).check().rewind(*range(1, -1, -1), *[0] * (len(rows) - 2))\
-            if len(rows) > 1 else chosen.extend(2, tail=1, seed=2).check()
+        chosen = track.select(*rows).check().extend(2, tail=2, seed=2).check()
+        chosen.rewind(*(i % 2 for i in rows)).check().extend(1, seed=3).check()
     track.extend(1, seed=4).check()
 
 

@@ -68,9 +68,7 @@ def test_11_padding_is_not_scored(entry: Entry):
     cond = entry.cond(3, dice(4))
     x = symbols(model.space, 3, max(lens), dice(1))
     fields = {} if cond is None else cond.given()
-    rows = [
-        Example(x[i, :n], {k: v[i] for k, v in fields.items()}) for i, n in enumerate(lens)
-    ]
+    rows = [Example(x[i, :n], {k: v[i] for k, v in fields.items()}) for i, n in enumerate(lens)]
     total, count = nll(model, Batch.of(rows))
     each = [nll(model, Batch.of([row])) for row in rows]
     assert float(count) == sum(lens)

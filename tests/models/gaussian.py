@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from chainrule.core.distributions import Independent, Joint, Normal
+from chainrule.core.distributions import Normal
+from chainrule.core.joint import Independent, Joint
 from chainrule.core.model import Condition, SequenceModel
 from chainrule.core.space import Space
 from chainrule.core.state import State, Window

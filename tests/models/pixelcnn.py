@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chainrule.core.distributions import LogisticMixtureJoint
+from chainrule.core.joint import LogisticMixtureJoint
 from chainrule.core.model import Condition, ReplayModel
 from chainrule.core.space import Space
 from chainrule.core.state import State

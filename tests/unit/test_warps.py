@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from chainrule.core.distributions import Categorical, Independent, Normal
+from chainrule.core.distributions import Categorical, Normal
+from chainrule.core.joint import Independent
 from chainrule.core.noise import Noise, Positions
 from chainrule.decoding.warps import Warps
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ class SequenceModel(nn.Module, ABC):
 
     space: Space
     config: Any = None
-    reads: ClassVar[frozenset[str]] = frozenset()
+    reads: frozenset[str] = frozenset()
     masked: MaskedModel | None = None  # the same weights as a non-autoregressive net
 
     @abstractmethod
@@ -201,6 +201,7 @@ class MaskedModel(nn.Module, ABC):
     """Non-autoregressive: the law of every unknown symbol given the known ones."""
 
     space: Space
+    reads: frozenset[str] = frozenset()
 
     @abstractmethod
     def forward(self, x: Tensor, known: Tensor, cond: Condition | None = None) -> Distribution:
@@ -221,11 +222,11 @@ class AnyOrder(SequenceModel):
         super().__init__()
         if sorted(order) != list(range(len(order))):
             raise ValueError("an order names every place exactly once")
-        self.net, self.space = net, net.space
+        self.net, self.space, self.reads = net, net.space, net.reads
         self.register_buffer("order", torch.tensor(list(order)), persistent=False)
 
     def start(self, batch: int, cond: Condition | None = None) -> State:
-        leaves = (cond or Condition()).leaves()
+        leaves = self.check(batch, cond).leaves()
         like = torch.zeros(batch, len(self.order), *self.space.event_shape, dtype=torch.int64)
         return State((0,) * batch, {**leaves, "symbols": Grow.empty(like.to(self.order.device), 1)})
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from chainrule.core.config import bounded
-from chainrule.core.distributions import Categorical, Distribution, Finite, Joint
+from chainrule.core.distributions import Categorical, Distribution, Finite
+from chainrule.core.joint import Joint
 
 
 @dataclass(frozen=True)

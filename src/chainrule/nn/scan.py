@@ -9,6 +9,7 @@ Shapes: B rows, T steps, D input width, H hidden width, G = gates · H.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -177,8 +178,7 @@ class TanhScan(torch.autograd.Function):
         w_ih, w_hh, b_ih, b_hh, compute = rest
         h = torch.cat((h0[None], _project(x, w_ih, b_ih + b_hh, compute)))
         product = _Product(w_hh.t(), x.shape[1], compute)
-        hs = h.unbind()
-        for before, now in zip(hs[:-1], hs[1:], strict=True):
+        for before, now in itertools.pairwise(h.unbind()):
             product.add_to(now, before)
             now.tanh_()
         ctx.save_for_backward(x, w_ih, w_hh, h)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import threading
 import time as clock
@@ -154,10 +155,10 @@ def _new(
     seconds = None if asked.steps else seconds_of(asked.time or DEFAULT_TIME)
     name, size = _choose(len(corpus.train), seconds, asked)
     model = _model(name, size, codec.space, asked.dropout)
-    recipe = {"name": name, "size": size, "data": _fingerprint(corpus), "seed": asked.seed}
+    recipe = {"name": name, "size": size, "data": collection.folder.name, "seed": asked.seed}
     artifact = Artifact(model, codec, recipe)
     if model.by_gradient:
-        config = _training(name, size, asked)
+        config = _training(size, asked)
         if seconds is not None:
             config = calibrate(model, corpus, config, seconds)
         artifact.recipe["training"] = to_dict(config)
@@ -200,10 +201,6 @@ def _choose(num_symbols: int, seconds: float | None, asked: Options) -> tuple[st
     return asked.model or "lstm", size
 
 
-def _fingerprint(corpus: Corpus) -> str:
-    return "" if corpus.source is None else corpus.source.folder.name
-
-
 def _model(name: str, size: str, space: Space, dropout: float | None) -> SequenceModel:
     config = registry.RECIPES[name](space, size)
     if dropout is not None and hasattr(config, "dropout"):
@@ -213,17 +210,17 @@ def _model(name: str, size: str, space: Space, dropout: float | None) -> Sequenc
     return model
 
 
-def _training(name: str, size: str, asked: Options) -> TrainConfig:
-    lr = {"tiny": 1e-2, "small": 5e-3, "base": 2e-3}[size]
-    return TrainConfig(
-        steps=asked.steps or 1,
-        batch=asked.batch or 32,
-        length=asked.context or 128,
-        lr=asked.lr or lr,
-        accumulate=asked.accumulate,
-        carry=bool(asked.carry),
-        seed=asked.seed,
-    )
+def _training(size: str, asked: Options) -> TrainConfig:
+    given = {
+        "steps": asked.steps,
+        "batch": asked.batch,
+        "length": asked.context,
+        "lr": asked.lr,
+        "carry": asked.carry,
+    }
+    usual = {"steps": 1, "lr": {"tiny": 1e-2, "small": 5e-3, "base": 2e-3}[size]}
+    asked_for = {k: v for k, v in given.items() if v is not None}
+    return TrainConfig(**{**usual, **asked_for}, accumulate=asked.accumulate, seed=asked.seed)
 
 
 # ---- training ----
@@ -233,11 +230,14 @@ def _again(
     source: str | Path | list[str], folder: Path, asked: Options, display: Display
 ) -> tuple[Artifact, Corpus]:
     config = read_config(folder)
+    if config["results"].get("finished", True) and config["results"]:
+        raise ValueError(f"{folder} is finished: nothing to resume")
     model, codec = load_config_parts(folder, config)
     artifact = Artifact(model, codec, config["recipe"], config["results"])
-    corpus = prepare(source, codec, field=asked.field, column=asked.column)
-    if _fingerprint(corpus) != artifact.recipe.get("data"):
+    collection = collect(source, field=asked.field, column=asked.column)
+    if collection.folder.name != artifact.recipe.get("data"):
         raise ValueError(f"{source} is not what {folder} was trained on: resume with the same data")
+    corpus = prepare(collection, codec)
     display.say(corpus.description)
     return artifact, corpus
 
@@ -283,7 +283,7 @@ def _train(
             display.report(record)
 
         try:
-            trainer.run(folder, report)
+            trainer.run(folder / "checkpoints", report)
         finally:
             display.end()
     artifact.model.load_state_dict(trainer.best)
@@ -296,6 +296,8 @@ def _train(
         "finished": trainer.finished,
     }
     finish(artifact, corpus, folder, done, records)
+    if trainer.finished:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     if not trainer.finished:
         display.say(f"stopped at step {trainer.progress.step:,} and saved: --resume goes on")
     elif trainer.progress.step < config.steps:

@@ -104,6 +104,8 @@ def _search(
         for row, s in enumerate(batch):
             log_p_V = log_p_BV[row]
             for symbol in _candidates(artifact, log_p_V, s.owed):
+                if symbol in artifact.codec.unknown:  # it spells no word
+                    continue
                 log_p = s.log_p + float(log_p_V[symbol])
                 piece = _bytes(artifact)[symbol]
                 rest, owed_left = _match(piece, s.owed)

@@ -1,0 +1,1 @@
+"""The command line, in process: what a user types and what comes back."""
