@@ -119,7 +119,7 @@ def test_next_against_the_definition(ngram, run):
     x = torch.from_numpy(artifact.codec.encode(f"The {word}").symbols)[None]
     with torch.no_grad():
         law = artifact.model.predict(artifact.model.extend(artifact.model.start(1), x))
-    last = float(law.log_probs()[0, -1, artifact.codec.space.eos])
+    last = law.log_probs()[0, -1, artifact.codec.space.eos].item()
     ended += math.exp(spelled.nats - prefix + last)
     assert p == pytest.approx(ended, rel=1e-4)
 

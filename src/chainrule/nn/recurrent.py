@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chainrule.nn.precision import product_type
-from chainrule.nn.scan import GRUScan, LSTMScan, MixScan, TanhScan
+from chainrule.nn.scan import GRUScan, MixScan, TanhScan
 
 
 class Layer(nn.Module, ABC):
@@ -43,7 +43,7 @@ class Layer(nn.Module, ABC):
 
     @abstractmethod
     def step(self, x_BD: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """One symbol, without gradients: the new parts [B, H] of the state."""
+        """One symbol: the new parts [B, H] of the state."""
 
     def weights(self) -> tuple[Tensor, ...]:
         """In the order of torch's own recurrent functions."""
@@ -89,11 +89,22 @@ class LSTM(Layer):
     parts = 2
 
     def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-        c, h = state_BS.chunk(2, -1)
-        x = x_BLD.transpose(0, 1).contiguous()
-        h, c = LSTMScan.apply(x, h, c, *self.weights(), product_type(x))
-        out, last_h = _last(h, keep)
-        return out, torch.cat([_last(c, keep)[1], last_h], -1)
+        # torch's own runs all steps in one oneDNN call, but tells only the last cell state.
+        kind, weights = product_type(x_BLD), self.weights()
+        early = x_BLD.shape[1] - keep + 1
+        typed = [w.to(kind) for w in weights]
+        c, h = (t[None].to(kind).contiguous() for t in state_BS.chunk(2, -1))
+        learns = torch.is_grad_enabled()
+        out, h, c = torch.lstm(
+            x_BLD[:, :early].to(kind), (h, c), typed, True, 1, 0.0, learns, False, True
+        )
+        outs, h, c = [out.to(x_BLD.dtype)], h[0].to(x_BLD.dtype), c[0].to(x_BLD.dtype)
+        states = [torch.cat([c, h], -1)]
+        for t in range(early, x_BLD.shape[1]):
+            c, h = self.step(x_BLD[:, t], (c, h))
+            outs.append(h[:, None])
+            states.append(torch.cat([c, h], -1))
+        return torch.cat(outs, 1), torch.stack(states, 1)
 
     def step(self, x_BD: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
         h, c = torch.lstm_cell(x_BD, (state[1], state[0]), *self.weights())

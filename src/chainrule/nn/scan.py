@@ -1,15 +1,14 @@
-"""One recurrent layer over a whole block with its gradient: tanh, GRU, LSTM and minGRU.
+"""Recurrent layers over a whole block, each as one autograd node: GRU, tanh and minGRU.
 
-Equations and weight layout are those of ``torch.nn.RNN``, ``GRU`` and ``LSTM``. What need not
-wait for the step before is done for all steps at once: the input projection, the factors that
-the backward loop multiplies with, the weights' gradients. First derivatives only. States and
-gates keep the layer's precision; only products run in ``compute``.
-Shapes: B rows, T steps, D input width, H hidden width, G = gates · H.
+Equations and weight layout are those of ``torch.nn.GRU`` and ``RNN``, whose own gradients record
+some fifteen nodes a step. What need not wait for the step before is done for all steps at once:
+the input's share of the gates, the factors that the backward loop multiplies with, the weights'
+gradients. First derivatives only. States keep their type; only products run in ``compute``.
+Shapes: B rows, T steps, I input width, H hidden width, G = gates · H, K and N of a product.
 """
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import torch
@@ -17,186 +16,134 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+NARROW = 256  # below this width, casting costs a step more than a bfloat16 product saves
+
 
 class _Product:
-    """``out += a @ w`` again and again, the product in ``compute``, the sum in out's type."""
+    """``out = left @ w + bias``, one call a step; keeps every ``left`` in the products' type."""
 
-    def __init__(self, w: Tensor, rows: int, compute: torch.dtype) -> None:
-        self.w = w.to(compute)
-        self.cast = compute != w.dtype
-        if self.cast:
-            self.a = w.new_empty(rows, w.shape[0], dtype=compute)
-            self.product = w.new_empty(rows, w.shape[1], dtype=compute)
+    def __init__(self, w_KN: Tensor, steps: int, rows: int, compute: torch.dtype) -> None:
+        self.cast = compute != w_KN.dtype and min(w_KN.shape) >= NARROW
+        kind = compute if self.cast else w_KN.dtype
+        self.w_KN = w_KN.to(kind)
+        self.left_TBK = w_KN.new_empty(steps, rows, w_KN.shape[0], dtype=kind)
+        self.out_BN = w_KN.new_empty(rows, w_KN.shape[1], dtype=kind)
 
-    def add_to(self, out: Tensor, a: Tensor) -> None:
-        if self.cast:
-            torch.mm(self.a.copy_(a), self.w, out=self.product)
-            out.add_(self.product)
+    def __call__(self, t: int, left_BK: Tensor, bias_N: Tensor | None, out_BN: Tensor) -> None:
+        left = self.left_TBK[t].copy_(left_BK)
+        target = self.out_BN if self.cast else out_BN
+        if self.cast or bias_N is None:
+            torch.mm(left, self.w_KN, out=target)
         else:
-            out.addmm_(a, self.w)
+            torch.addmm(bias_N, left, self.w_KN, out=target)
+        if self.cast and bias_N is None:
+            out_BN.copy_(target)
+        elif self.cast and bias_N is not None:
+            torch.add(target, bias_N, out=out_BN)
 
 
-def _project(x_TBD: Tensor, w_ih: Tensor, bias: Tensor, compute: torch.dtype) -> Tensor:
-    """The input's share of all gates, a new tensor [T, B, G] in the weights' type."""
-    product = F.linear(x_TBD.to(compute), w_ih.to(compute))
-    return product.add_(bias) if product.dtype == bias.dtype else product + bias
+def _project(x_TBI: Tensor, w_ih: Tensor, bias: Tensor, compute: torch.dtype) -> Tensor:
+    """The input's share of the gates, [T, B, G*H]: a new tensor in the type of `bias`."""
+    return F.linear(x_TBI.to(compute), w_ih.to(compute)).to(bias.dtype).add_(bias)
 
 
-def _weight_grads(
-    d_TBG: Tensor, x_TBD: Tensor, w_ih: Tensor, dr_TBG: Tensor, h_TBH: Tensor, compute: torch.dtype
-) -> tuple[Tensor, ...]:
-    """Gradients of x and of w_ih, w_hh, b_ih, b_hh from those of the gates.
-
-    ``d`` is on the input's side, ``dr`` on the recurrent one; often they are the same tensor.
-    """
-    d, x = d_TBG.flatten(0, 1).to(compute), x_TBD.flatten(0, 1).to(compute)
-    dr = d if dr_TBG is d_TBG else dr_TBG.flatten(0, 1).to(compute)
-    h = h_TBH.flatten(0, 1).to(compute)
-    dx = (d @ w_ih.to(compute)).view_as(x_TBD)
-    db = d_TBG.sum((0, 1))
-    dbr = db.clone() if dr_TBG is d_TBG else dr_TBG.sum((0, 1))
-    grads = (dx, d.t() @ x, dr.t() @ h, db, dbr)
-    return tuple(g.to(w_ih.dtype) for g in grads)
-
-
-class LSTMScan(torch.autograd.Function):
-    """(x [T, B, D], h0, c0 [B, H], weights, compute) -> h, c [T, B, H]."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, h0: Tensor, c0: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        w_ih, w_hh, b_ih, b_hh, compute = rest
-        steps, rows, width = x.shape[0], x.shape[1], w_hh.shape[1]
-        gates = _project(x, w_ih, b_ih + b_hh, compute)  # becomes i, f, g, o in the loop
-        h, c, tanh_c = (gates.new_empty(n, rows, width) for n in (steps + 1, steps + 1, steps))
-        h[0], c[0] = h0, c0
-        product = _Product(w_hh.t(), rows, compute)
-        hs, cs = h.unbind(), c.unbind()
-        parts = zip(*(q.unbind() for q in gates.split(width, -1)), strict=True)
-        for t, (gate, (i, f, g, o), tc) in enumerate(
-            zip(gates.unbind(), parts, tanh_c.unbind(), strict=True)
-        ):
-            product.add_to(gate, hs[t])
-            gate[:, : 2 * width].sigmoid_()
-            torch.mul(f, cs[t], out=cs[t + 1]).addcmul_(i, g.tanh_())
-            torch.mul(o.sigmoid_(), torch.tanh(cs[t + 1], out=tc), out=hs[t + 1])
-        ctx.save_for_backward(x, w_ih, w_hh, gates, h, c, tanh_c)
-        ctx.compute = compute
-        ctx.set_materialize_grads(False)
-        return h[1:], c[1:]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dh_all: Tensor | None, dc_all: Tensor | None) -> tuple[Any, ...]:
-        x, w_ih, w_hh, gates, h, c, tanh_c = ctx.saved_tensors
-        steps, rows, width = tanh_c.shape
-        i, _, g, o = gates.split(width, -1)
-        # k: d(gate before its squashing) / dc (for the last gate: / dh); k_c: dc / dh
-        k = torch.addcmul(gates, gates, gates, value=-1)  # s (1 - s)
-        k_i, k_f, k_g, k_o = k.split(width, -1)
-        k_i.mul_(g)
-        k_f.mul_(c[:-1])
-        torch.addcmul(i, i * g, g, value=-1, out=k_g)
-        k_c = torch.addcmul(o, o * tanh_c, tanh_c, value=-1)
-        k_o.mul_(tanh_c)
-        product = _Product(w_hh, rows, ctx.compute)
-        dh, dc = torch.zeros_like(tanh_c[0]), torch.zeros_like(tanh_c[0])
-        k_TB4H, fs, k_cs = k.view(steps, rows, 4, width), gates.split(width, -1)[1], k_c.unbind()
-        for t in range(steps - 1, -1, -1):
-            if dh_all is not None:
-                dh.add_(dh_all[t])
-            if dc_all is not None:
-                dc.add_(dc_all[t])
-            dc.addcmul_(dh, k_cs[t])
-            k_TB4H[t, :, :3].mul_(dc[:, None])
-            k_TB4H[t, :, 3].mul_(dh)
-            dc.mul_(fs[t])
-            product.add_to(dh.zero_(), k[t])
-        dx, *dw = _weight_grads(k, x, w_ih, k, h[:-1], ctx.compute)
-        return dx, dh, dc, *dw, None
+def _project_grads(
+    d_TBG: Tensor, x_TBI: Tensor, w_ih: Tensor, needs_x: bool, like: Tensor
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    d, x = d_TBG.flatten(0, 1).to(like.dtype), x_TBI.flatten(0, 1).to(like.dtype)
+    dx = (d @ w_ih.to(like.dtype)).view_as(x_TBI).to(x_TBI.dtype) if needs_x else None
+    return dx, (d.t() @ x).to(w_ih.dtype), d_TBG.sum((0, 1))
 
 
 class GRUScan(torch.autograd.Function):
-    """(x [T, B, D], h0 [B, H], weights, compute) -> h [T, B, H]."""
+    """(x [T, B, I], h0 [B, H], weights as in torch, compute) -> h [T, B, H]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, h0: Tensor, *rest: Any) -> Tensor:
+    def forward(ctx: Any, x_TBI: Tensor, h0: Tensor, *rest: Any) -> Tensor:
         w_ih, w_hh, b_ih, b_hh, compute = rest
-        steps, rows, width = x.shape[0], x.shape[1], w_hh.shape[1]
-        bias = torch.cat((b_ih[: 2 * width] + b_hh[: 2 * width], b_ih[2 * width :]))
-        gates = _project(x, w_ih, bias, compute)  # becomes r, z, n in the loop
-        own = gates.new_empty(steps, rows, width)  # the state's share of n, that r multiplies
-        h = gates.new_empty(steps + 1, rows, width)
-        h[0] = h0
-        product = _Product(w_hh.t(), rows, compute)
-        share = gates.new_empty(rows, 3 * width)
-        b_share = torch.cat((torch.zeros_like(b_hh[: 2 * width]), b_hh[2 * width :]))
-        hs = h.unbind()
-        parts = zip(*(q.unbind() for q in gates.split(width, -1)), strict=True)
-        for t, (gate, (r, z, n), s) in enumerate(
-            zip(gates.unbind(), parts, own.unbind(), strict=True)
+        T, B, H = x_TBI.shape[0], x_TBI.shape[1], w_hh.shape[1]
+        # sigmoid is five times faster than tanh, and tanh(n) = 2 sigmoid(2 n) - 1
+        twice = torch.cat((w_hh.new_ones(2 * H), w_hh.new_full((H,), 2.0)))
+        gates = _project(x_TBI, w_ih, b_ih, compute).mul_(twice)  # becomes r, z, n
+        own = torch.empty_like(gates)  # the state's share of them
+        step = _Product((w_hh * twice[:, None]).t(), T, B, compute)
+        b_hh = b_hh * twice
+        h = torch.cat((h0[None], gates.new_empty(T, B, H)))
+        hs, minus = h.unbind(), h.new_full((), -1.0)
+        r, z, n = gates.split(H, -1)
+        rz, own_rz, own_n = gates[..., : 2 * H], own[..., : 2 * H], own[..., 2 * H :]
+        steps = (gates, rz, r, z, n, own, own_rz, own_n)
+        for t, (_, rz_t, r_t, z_t, n_t, o_t, orz_t, on_t) in enumerate(
+            zip(*(s.unbind() for s in steps), strict=True)
         ):
-            product.add_to(share.copy_(b_share), hs[t])
-            gate[:, : 2 * width].add_(share[:, : 2 * width]).sigmoid_()
-            n.addcmul_(r, s.copy_(share[:, 2 * width :])).tanh_()
-            torch.lerp(n, hs[t], z, out=hs[t + 1])
-        ctx.save_for_backward(x, w_ih, w_hh, gates, own, h)
-        ctx.compute = compute
+            step(t, hs[t], b_hh, o_t)
+            rz_t.add_(orz_t).sigmoid_()
+            n_t.addcmul_(r_t, on_t).sigmoid_()
+            torch.add(minus, n_t, alpha=2, out=n_t)
+            torch.lerp(n_t, hs[t], z_t, out=hs[t + 1])
+        ctx.save_for_backward(x_TBI, w_ih, w_hh, gates, own_n, h, step.left_TBK)
         return h[1:]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dh_all: Tensor) -> tuple[Any, ...]:
-        x, w_ih, w_hh, gates, own, h = ctx.saved_tensors
-        steps, rows, width = own.shape
-        r, z, n = gates.split(width, -1)
-        # k: d(gate before its squashing) / dh, on the recurrent side
-        k = torch.addcmul(gates, gates, gates, value=-1)  # s (1 - s)
-        k_r, k_z, k_n = k.split(width, -1)
-        torch.mul(1 - z, torch.addcmul(torch.ones_like(n), n, n, value=-1), out=k_n)
-        k_z.mul_(h[:-1] - n)
-        k_r.mul_(k_n).mul_(own)
-        k_nx = k_n.clone()
-        k_n.mul_(r)
-        product = _Product(w_hh, rows, ctx.compute)
-        dh, each = torch.zeros_like(own[0]), torch.empty_like(own)
-        k_TB3H, zs, ks = k.view(steps, rows, 3, width), z.unbind(), k.unbind()
-        for t in range(steps - 1, -1, -1):
-            torch.add(dh, dh_all[t], out=each[t])
-            k_TB3H[t].mul_(each[t][:, None])
-            torch.mul(each[t], zs[t], out=dh)
-            product.add_to(dh, ks[t])
-        d = torch.cat((k[..., : 2 * width], k_nx.mul_(each)), -1)
-        dx, *dw = _weight_grads(d, x, w_ih, k, h[:-1], ctx.compute)
-        return dx, dh, *dw, None
+    def backward(ctx: Any, dh_TBH: Tensor) -> tuple[Tensor | None, ...]:
+        x_TBI, w_ih, w_hh, gates, own_n, h, h_left = ctx.saved_tensors
+        T, B, H = own_n.shape
+        r, z, n = gates.split(H, -1)
+        # d(gate before squashing) / dh on the state's side; the loop multiplies it by dh
+        d = torch.addcmul(gates, gates, gates, value=-1)  # s (1 - s)
+        d_r, d_z, d_n = d.split(H, -1)
+        torch.mul(1 - z, torch.addcmul(n.new_ones(()), n, n, value=-1), out=d_n)
+        d_z.mul_(h[:-1] - n)
+        d_r.mul_(d_n).mul_(own_n).mul_(0.5)
+        d_n_input = d_n.clone()
+        d_n.mul_(r)
+        step = _Product(w_hh, T, B, h_left.dtype)
+        dh = torch.empty_like(n)
+        carry, back = torch.zeros_like(h[0]), torch.empty_like(h[0])
+        steps = (dh_TBH, dh, d, d.view(T, B, 3, H), dh.view(T, B, 1, H), z)
+        every = list(zip(*(s.unbind() for s in steps), strict=True))
+        for t in range(T - 1, -1, -1):
+            dout_t, dh_t, d_t, d3_t, dh1_t, z_t = every[t]
+            torch.add(carry, dout_t, out=dh_t)
+            d3_t.mul_(dh1_t)
+            step(t, d_t, None, back)
+            torch.addcmul(back, dh_t, z_t, out=carry)
+        d_input = torch.cat((d[..., : 2 * H], d_n_input.mul_(dh)), -1)
+        dx, dw_ih, db_ih = _project_grads(d_input, x_TBI, w_ih, ctx.needs_input_grad[0], h_left)
+        dw_hh = (step.left_TBK.flatten(0, 1).t() @ h_left.flatten(0, 1)).to(h.dtype)
+        return dx, carry, dw_ih, dw_hh, db_ih, d.sum((0, 1)), None
 
 
 class TanhScan(torch.autograd.Function):
-    """(x [T, B, D], h0 [B, H], weights, compute) -> h [T, B, H]."""
+    """(x [T, B, I], h0 [B, H], weights as in torch, compute) -> h [T, B, H]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, h0: Tensor, *rest: Any) -> Tensor:
+    def forward(ctx: Any, x_TBI: Tensor, h0: Tensor, *rest: Any) -> Tensor:
         w_ih, w_hh, b_ih, b_hh, compute = rest
-        h = torch.cat((h0[None], _project(x, w_ih, b_ih + b_hh, compute)))
-        product = _Product(w_hh.t(), x.shape[1], compute)
-        for before, now in itertools.pairwise(h.unbind()):
-            product.add_to(now, before)
-            now.tanh_()
-        ctx.save_for_backward(x, w_ih, w_hh, h)
-        ctx.compute = compute
+        h = torch.cat((h0[None], _project(x_TBI, w_ih, b_ih + b_hh, compute)))
+        step = _Product(w_hh.t(), len(x_TBI), x_TBI.shape[1], compute)
+        hs, own = h.unbind(), torch.empty_like(h0)
+        for t, now in enumerate(hs[1:]):
+            step(t, hs[t], None, own)
+            now.add_(own).tanh_()
+        ctx.save_for_backward(x_TBI, w_ih, w_hh, h, step.left_TBK)
         return h[1:]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dh_all: Tensor) -> tuple[Any, ...]:
-        x, w_ih, w_hh, h = ctx.saved_tensors
-        k = torch.addcmul(torch.ones_like(h[1:]), h[1:], h[1:], value=-1)
-        product = _Product(w_hh, h.shape[1], ctx.compute)
-        dh = torch.zeros_like(h[0])
-        for t in range(len(k) - 1, -1, -1):
-            k[t].mul_(dh.add_(dh_all[t]))
-            product.add_to(dh.zero_(), k[t])
-        dx, *dw = _weight_grads(k, x, w_ih, k, h[:-1], ctx.compute)
-        return dx, dh, *dw, None
+    def backward(ctx: Any, dh_TBH: Tensor) -> tuple[Tensor | None, ...]:
+        x_TBI, w_ih, w_hh, h, h_left = ctx.saved_tensors
+        d = torch.addcmul(h.new_ones(()), h[1:], h[1:], value=-1)
+        step = _Product(w_hh, len(x_TBI), h.shape[1], h_left.dtype)
+        carry, every = torch.zeros_like(h[0]), list(zip(dh_TBH.unbind(), d.unbind(), strict=True))
+        for t in range(len(every) - 1, -1, -1):
+            dout_t, d_t = every[t]
+            d_t.mul_(carry.add_(dout_t))
+            step(t, d_t, None, carry)
+        dx, dw_ih, db = _project_grads(d, x_TBI, w_ih, ctx.needs_input_grad[0], h_left)
+        dw_hh = (step.left_TBK.flatten(0, 1).t() @ h_left.flatten(0, 1)).to(h.dtype)
+        return dx, carry, dw_ih, dw_hh, db, db.clone(), None
 
 
 class MixScan(torch.autograd.Function):

@@ -24,7 +24,7 @@ from chainrule.core.state import State, Window
 from chainrule.training.checkpoint import load_checkpoint, save_checkpoint
 from chainrule.training.data import Corpus, stream_batch, windows
 from chainrule.training.optim import adamw, warm_up_stable_decay
-from chainrule.training.precision import training_precision
+from chainrule.training.precision import keep_memory, training_precision
 from chainrule.training.scoring import log_probs
 
 _CALIBRATION = 2.0  # seconds, at most a tenth of the budget
@@ -98,6 +98,8 @@ class Trainer:
 
     def __init__(self, model: SequenceModel, corpus: Corpus, config: TrainConfig) -> None:
         self.model, self.corpus, self.config = model, corpus, config
+        self.device = next(model.parameters()).device
+        keep_memory()
         self.optimiser = adamw(model, config.lr, config.weight_decay)
         self.progress = Progress()
         self.best = {k: v.clone() for k, v in model.state_dict().items()}
@@ -130,7 +132,7 @@ class Trainer:
 
     def _loss(self, number: int) -> Tensor:
         config, train = self.config, self.corpus.train
-        with training_precision(self.model):
+        with training_precision(self.device):
             if not config.carry:
                 x = windows(train, config.batch, config.length, config.seed, number)
                 total, count = nll(self.model, Batch(x, (x.shape[1],) * len(x)))
