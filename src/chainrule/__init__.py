@@ -42,6 +42,7 @@ __all__ = [
     "Fitted",
     "Sample",
     "Score",
+    "__version__",
     "demo",
     "doctor",
     "evaluate",

@@ -229,15 +229,18 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Score DATA: bits per byte and perplexity, with n-gram, gzip and xz beside it."""
+    from chainrule.verbs.display import display_for
     from chainrule.verbs.fitted import load
 
-    result = load(run).evaluate(data, field=field, column=column)
+    display = display_for(json)
+    result = load(run).evaluate(data, field=field, column=column, progress=display.working)
+    display.end()
     if json:
         _print_json(result.to_dict())
         return
     _table(("", "bits per byte"), ((name, f"{bits:.4f}") for name, bits in result.rows()))
     _out.print(
-        f"{result.documents:,} documents, {result.units:,} bytes, {result.num_symbols:,} symbols; "
+        f"documents: {result.documents:,}, {result.units:,} bytes, {result.num_symbols:,} symbols; "
         f"perplexity {result.perplexity:.3f} per symbol; score: {result.kind}"
     )
 

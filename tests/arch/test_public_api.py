@@ -12,7 +12,12 @@ from tests.arch.files import ROOT
 SNAPSHOT = ROOT / "tests/arch/public_api.txt"
 
 PUBLIC = [
+    "Fitted",
+    "Sample",
+    "Score",
     "__version__",
+    "demo",
+    "doctor",
     "evaluate",
     "fit",
     "generate",

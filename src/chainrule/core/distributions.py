@@ -109,14 +109,14 @@ class Categorical(Finite):
         return law
 
     def log_probs(self) -> Tensor:
-        done = self.__dict__.get("_log_probs")
+        done: Tensor | None = self.__dict__.get("_log_probs")
         if done is None:
             done = torch.log_softmax(self.logits, -1)
             object.__setattr__(self, "_log_probs", done)
         return done
 
     def sample(self, draw: Draw) -> Tensor:
-        logits = self.__dict__.get("_log_probs", self.logits)
+        logits: Tensor = self.__dict__.get("_log_probs", self.logits)
         return (logits + draw.gumbel(logits.shape[-1])).argmax(-1)
 
 
@@ -203,10 +203,12 @@ class Normal(Scalar):
         return -0.5 * z * z - torch.log(self.scale) - 0.5 * math.log(2 * math.pi)
 
     def cdf(self, x: Tensor) -> Tensor:
-        return torch.special.ndtr((x - self.loc) / self.scale)
+        below: Tensor = torch.special.ndtr((x - self.loc) / self.scale)
+        return below
 
     def quantile(self, u: Tensor) -> Tensor:
-        return self.loc + self.scale * torch.special.ndtri(u).to(self.loc.dtype)
+        z: Tensor = torch.special.ndtri(u)
+        return self.loc + self.scale * z.to(self.loc.dtype)
 
     def mode(self) -> Tensor:
         return self.loc

@@ -243,7 +243,7 @@ class AnyOrder(SequenceModel):
         rank = torch.argsort(self.order)
         known = (rank < step[..., None]).flatten(0, 1)
         many = torch.arange(rows, device=x.device).repeat_interleave(count)
-        law = self.net(x[many], known, Condition.of(state).select(many.tolist()))
+        law: Distribution = self.net(x[many], known, Condition.of(state).select(many.tolist()))
         place = self.order[step.flatten().clamp_max(places - 1)]
         picked = law[torch.arange(rows * count, device=x.device), place]
         return picked.map(lambda t: t.unflatten(0, (rows, count)))

@@ -192,7 +192,7 @@ class Grow(Leaf):
     def write(self, values: Tensor, *index: int) -> None:
         """Fill the newest positions; ``index`` picks a layer on the axes after the rows."""
         base, axis = self.slab.tensor, self.axis
-        where = (slice(None), *index)
+        where: tuple[slice | int, ...] = (slice(None), *index)
         axis = axis - len(index)
         length = values.shape[axis]
         starts = [n - length for n in self.lens]
@@ -215,7 +215,8 @@ class Grow(Leaf):
 
     def read(self, *index: int) -> Tensor:
         """A view up to the longest row; beyond a row's own length lies anything finite."""
-        view = self.slab.tensor[(slice(None), *index)]
+        where: tuple[slice | int, ...] = (slice(None), *index)
+        view = self.slab.tensor[where]
         return view.narrow(self.axis - len(index), 0, max(self.lens))
 
     def rewind(self, n: Sequence[int], tail: int) -> Grow:

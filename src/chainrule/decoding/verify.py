@@ -120,7 +120,8 @@ def drain(
     rows, left = list(range(len(limits))), list(limits)
     finite = chunk.symbols.ndim == 2 and not chunk.symbols.is_floating_point()
     while True:
-        counts, done = list(chunk.count), [None] * len(rows)
+        counts = list(chunk.count)
+        done: list[str | None] = [None] * len(rows)
         ids = chunk.symbols.tolist() if finite and (eos is not None or stop is not None) else None
         for i, row in enumerate(rows):
             counts[i], done[i] = _cut(row, counts[i], left[row], ids and ids[i], eos, stop)

@@ -115,7 +115,7 @@ class RNN(SequenceModel):
         hidden = self.config.hidden
         if not self.config.residual:
             return state[..., -hidden:]
-        parts = state.unflatten(-1, (self.config.num_layers, -1))
+        parts: Tensor = state.unflatten(-1, (self.config.num_layers, -1))
         return parts[..., -hidden:].sum(-2)
 
     def _law(self, h: Tensor) -> LinearCategorical:
@@ -129,7 +129,8 @@ class RNN(SequenceModel):
 
     def _step(self, state_BS: Tensor, x_B: Tensor) -> Tensor:
         """The states [B, S] after one symbol: what decoding spends its time in."""
-        out, new, first = torch.embedding(self.embedding.weight, x_B), [], 0
+        out, first = torch.embedding(self.embedding.weight, x_B), 0
+        new: list[Tensor] = []
         parts = state_BS.split(self.config.hidden, 1)
         for layer in self._layers():
             new += layer.step(out, parts[first : first + layer.parts])
@@ -142,7 +143,8 @@ class RNN(SequenceModel):
 
         A layer's part of the state ends with its hidden state; the top layer comes last.
         """
-        out, states, first = self.embedding(x), [], 0
+        out, first = self.embedding(x), 0
+        states: list[Tensor] = []
         for layer in self._layers():
             part = state_BS[:, first : first + layer.state_width]
             first += layer.state_width

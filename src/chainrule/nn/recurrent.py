@@ -88,6 +88,11 @@ class LSTM(Layer):
     gates = 4
     parts = 2
 
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__(dim, hidden)
+        with torch.no_grad():  # remember by default (Jozefowicz et al. 2015)
+            self.bias_ih[hidden : 2 * hidden] = 1
+
     def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         # torch's own runs all steps in one oneDNN call, but tells only the last cell state.
         kind, weights = product_type(x_BLD), self.weights()

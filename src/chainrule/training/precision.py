@@ -38,7 +38,7 @@ def training_precision(device: torch.device) -> torch.autocast:
 def _bfloat16_pays(kind: str) -> bool:
     """By a test of about 20 ms, made once a process."""
     if kind == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     if kind != "cpu" or not torch.backends.mkldnn.is_available():
         return False  # without oneDNN, such products are some 50 times slower
     return _seconds(torch.bfloat16) * 1.3 < _seconds(torch.float32)

@@ -118,7 +118,7 @@ class Trainer:
         for micro in range(config.accumulate):
             number = step * config.accumulate + micro
             loss = self._loss(number) / config.accumulate
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += float(loss.detach())
         if not math.isfinite(total):
             raise TrainingFailed(

@@ -10,6 +10,7 @@ from chainrule.artifact import Artifact
 from chainrule.files import write_text
 from chainrule.training.data import Corpus
 from chainrule.training.scoring import log_probs
+from chainrule.training.shards import Progress
 from chainrule.verbs.curve import loss_curve
 from chainrule.verbs.evaluate import compressors
 from chainrule.verbs.generate import generate
@@ -24,6 +25,7 @@ def finish(
     folder: Path,
     done: dict[str, Any],
     records: list[dict[str, Any]],
+    progress: Progress,
 ) -> None:
     """Score the held-out part, then write config.json, loss.png and README.md."""
     others: dict[str, float] = {}
@@ -32,7 +34,10 @@ def finish(
         units = corpus.held_out_bytes * len(symbols) / len(corpus.held_out)
 
         def bits(model: Any) -> float:
-            return float(-log_probs(model, symbols).sum() / math.log(2) / units)
+            def told(done: int) -> None:
+                progress("scoring the held-out part", done, len(symbols))
+
+            return float(-log_probs(model, symbols, progress=told).sum() / math.log(2) / units)
 
         done = {**done, "held_out_bits_per_byte": bits(artifact.model)}
         others = compressors(corpus.held_out_text())

@@ -14,7 +14,7 @@ from chainrule.verbs.display import Display
 from chainrule.verbs.fit import fit
 from chainrule.verbs.fitted import Fitted
 
-PROMPTS = ("Alice ", "The Queen ", "“", "Once ")
+PROMPTS = ("Alice ", "The Queen ", "`Well,' ", "Once ")
 TYPED = ("Alice was beginning to get ve", "said the ", "the White Ra", "she had never ")
 
 

@@ -9,7 +9,14 @@ from typing import Any, Protocol
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +26,9 @@ class Display(Protocol):
 
     def say(self, line: str) -> None:
         """One line that stays."""
+
+    def working(self, stage: str, done: int, total: int | None) -> None:
+        """Something long before or after training: reading, encoding, scoring."""
 
     def begin(self, steps: int, done: int) -> None:
         """Training starts."""
@@ -37,6 +47,7 @@ class Silent:
     """Nothing at all."""
 
     def say(self, line: str) -> None: ...
+    def working(self, stage: str, done: int, total: int | None) -> None: ...
     def begin(self, steps: int, done: int) -> None: ...
     def report(self, record: dict[str, Any]) -> None: ...
     def sample(self, text: str) -> None: ...
@@ -86,11 +97,28 @@ class Panelled(Silent):
         self.loss: float | None = None
         self.drawn = 0.0
         self.live: Live | None = None
+        self.work: tuple[str, Progress, TaskID] | None = None
+
+    def working(self, stage: str, done: int, total: int | None) -> None:
+        if self.work is None or self.work[0] != stage:
+            self._rest()
+            bar = Progress(console=self.console, transient=True)
+            self.work = stage, bar, bar.add_task(stage, total=total)
+            bar.start()
+        self.work[1].update(self.work[2], completed=done, total=total)
+
+    def _rest(self) -> None:
+        """Take the bar of what came before away."""
+        if self.work is not None:
+            self.work[1].stop()
+            self.work = None
 
     def say(self, line: str) -> None:
+        self._rest()
         self.console.print(line, markup=False, highlight=False)
 
     def begin(self, steps: int, done: int) -> None:
+        self._rest()
         self.bar.update(self.task, total=steps, completed=done)
         self.live = Live(self._draw(), console=self.console, auto_refresh=False)
         self.live.start()
@@ -115,6 +143,7 @@ class Panelled(Silent):
         self.text = text
 
     def end(self) -> None:
+        self._rest()
         if self.live is not None:
             self.live.update(self._draw(), refresh=True)
             self.live.stop()

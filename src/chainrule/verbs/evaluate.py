@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import lzma
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +16,7 @@ from chainrule.artifact import Artifact
 from chainrule.codecs.symbols import ScoreKind
 from chainrule.training.data import Document, read_documents
 from chainrule.training.scoring import document_nats
+from chainrule.training.shards import Progress
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def evaluate(
     *,
     field: str | None = None,
     column: str | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Score every document of a file, folder or glob.
 
@@ -86,7 +86,7 @@ def evaluate(
     for nats, symbols in zip(document_nats(artifact.model, arrays), arrays, strict=True):
         total, done = total + nats, done + len(symbols)
         if progress is not None:
-            progress(done)
+            progress("scoring", done, num_symbols)
     kinds = {artifact.codec.score_kind(e) for e in encoded}
     return Evaluation(
         source=str(source),

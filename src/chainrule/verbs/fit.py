@@ -146,10 +146,10 @@ def _stem(source: str | Path | list[str]) -> str:
 def _new(
     source: str | Path | list[str], asked: Options, display: Display
 ) -> tuple[Artifact, Corpus]:
-    collection = collect(source, field=asked.field, column=asked.column)
+    collection = collect(source, field=asked.field, column=asked.column, progress=display.working)
     codec, why = _codec(collection, asked)
     display.say(why)
-    corpus = prepare(collection, codec)
+    corpus = prepare(collection, codec, progress=display.working)
     display.say(corpus.description)
     torch.manual_seed(asked.seed)
     seconds = None if asked.steps else seconds_of(asked.time or DEFAULT_TIME)
@@ -206,19 +206,19 @@ def _model(name: str, size: str, space: Space, dropout: float | None) -> Sequenc
     if dropout is not None and hasattr(config, "dropout"):
         config = replace(config, dropout=dropout)
     kind = next(k for k, cls in registry.MODELS.items() if isinstance(config, cls.Config))  # type: ignore[attr-defined]
-    model: SequenceModel = registry.MODELS[kind](config)  # type: ignore[call-arg]
+    model: SequenceModel = registry.MODELS[kind](config)
     return model
 
 
 def _training(size: str, asked: Options) -> TrainConfig:
-    given = {
+    given: dict[str, Any] = {
         "steps": asked.steps,
         "batch": asked.batch,
         "length": asked.context,
         "lr": asked.lr,
         "carry": asked.carry,
     }
-    usual = {"steps": 1, "lr": {"tiny": 1e-2, "small": 5e-3, "base": 2e-3}[size]}
+    usual: dict[str, Any] = {"steps": 1, "lr": {"tiny": 1e-2, "small": 5e-3, "base": 2e-3}[size]}
     asked_for = {k: v for k, v in given.items() if v is not None}
     return TrainConfig(**{**usual, **asked_for}, accumulate=asked.accumulate, seed=asked.seed)
 
@@ -234,10 +234,10 @@ def _again(
         raise ValueError(f"{folder} is finished: nothing to resume")
     model, codec = load_config_parts(folder, config)
     artifact = Artifact(model, codec, config["recipe"], config["results"])
-    collection = collect(source, field=asked.field, column=asked.column)
+    collection = collect(source, field=asked.field, column=asked.column, progress=display.working)
     if collection.folder.name != artifact.recipe.get("data"):
         raise ValueError(f"{source} is not what {folder} was trained on: resume with the same data")
-    corpus = prepare(collection, codec)
+    corpus = prepare(collection, codec, progress=display.working)
     display.say(corpus.description)
     return artifact, corpus
 
@@ -253,7 +253,9 @@ def _train(
         artifact.model.estimate([corpus.train])
         artifact.save_config(folder)
         artifact.save_weights(folder)
-        finish(artifact, corpus, folder, {"seconds": round(clock.perf_counter() - began, 2)}, [])
+        done: dict[str, Any] = {"seconds": round(clock.perf_counter() - began, 2)}
+        finish(artifact, corpus, folder, done, [], display.working)
+        display.end()
         return artifact
     config = from_dict(TrainConfig, artifact.recipe["training"], "config.json: recipe")
     torch.manual_seed(config.seed)
@@ -295,7 +297,8 @@ def _train(
         "seconds": round(trainer.progress.seconds, 1),
         "finished": trainer.finished,
     }
-    finish(artifact, corpus, folder, done, records)
+    finish(artifact, corpus, folder, done, records, display.working)
+    display.end()
     if trainer.finished:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     if not trainer.finished:
