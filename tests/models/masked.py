@@ -11,7 +11,7 @@ from chainrule.core.space import Space
 
 
 class MaskedNet(MaskedModel):
-    """Every place hears every other place that is known, and whether it is."""
+    """Every place hears every place that is known, and whether it is."""
 
     def __init__(self, size: int, places: int, dim: int = 6) -> None:
         super().__init__()
@@ -20,10 +20,9 @@ class MaskedNet(MaskedModel):
         self.place = nn.Parameter(torch.randn(places, dim))
         self.mix = nn.Parameter(torch.randn(places, dim, places, dim) / dim)
         self.head = nn.Linear(dim, size)
-        self.register_buffer("others", 1 - torch.eye(places)[:, None, :, None])
 
     def forward(self, x: Tensor, known: Tensor, cond: Condition | None = None) -> Categorical:
         assert self.space.size is not None
         h = self.embedding(x.masked_fill(~known, self.space.size))
-        heard = torch.einsum("bsd,sdte->bte", h, self.mix * self.others)
+        heard = torch.einsum("bsd,sdte->bte", h, self.mix)
         return Categorical(self.head(torch.tanh(heard + self.place)))

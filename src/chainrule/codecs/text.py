@@ -20,6 +20,7 @@ from chainrule.codecs import bpe
 from chainrule.codecs.symbols import LARGEST, TextCodec, as_text, read_json, read_text
 from chainrule.core.codec import Encoded
 from chainrule.core.config import bounded, from_dict
+from chainrule.files import write_text
 
 __all__ = ["BPECodec", "ByteCodec", "CharCodec", "TextCodec", "WordCodec"]
 
@@ -173,7 +174,7 @@ class WordCodec(TextCodec):
     def save(self, folder: Path) -> dict[str, Any]:
         """Writes vocabulary.json, most frequent first."""
         content = json.dumps(self.vocabulary, ensure_ascii=False, indent=0)
-        (folder / self._file).write_text(content + "\n", encoding="utf-8")
+        write_text(folder / self._file, content + "\n")
         return {"words": len(self.vocabulary)}
 
     @classmethod
@@ -253,7 +254,7 @@ class BPECodec(TextCodec):
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Writes tokenizer.json, which `tokenizers` and `transformers` read as well."""
-        (folder / self._file).write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
+        write_text(folder / self._file, self._tokenizer.to_str(pretty=True))
         return {"eos": self.end}
 
     @classmethod

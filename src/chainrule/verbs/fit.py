@@ -9,7 +9,7 @@ import signal
 import threading
 import time as clock
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -116,8 +116,8 @@ def fit(
     display = display_for() if display is None else display
     folder = Path(out) if out is not None else Path("runs") / _stem(source)
     there = (folder / "config.json").exists()
-    if there and not resume:
-        raise ValueError(f"{folder} exists: --resume goes on with it, another -o keeps both")
+    if not resume:
+        _refuse_if_there(folder)
     if resume and not there:
         raise ValueError(f"{folder}: nothing to resume here")
     if folder.exists() and not folder.is_dir():
@@ -129,10 +129,16 @@ def fit(
             source, asked, display
         )  # all wrong input shows before a folder is made
         with locked(folder):
+            _refuse_if_there(folder)  # another fit may have finished here meanwhile
             return _train(fitted, corpus, folder, display, False)
     with locked(folder):
         fitted, corpus = _again(source, folder, asked, display)
         return _train(fitted, corpus, folder, display, True)
+
+
+def _refuse_if_there(folder: Path) -> None:
+    if (folder / "config.json").exists():
+        raise ValueError(f"{folder} exists: --resume goes on with it, another -o keeps both")
 
 
 def _stem(source: str | Path | list[str]) -> str:
@@ -232,6 +238,7 @@ def _again(
     config = read_config(folder)
     if config["results"].get("finished", True) and config["results"]:
         raise ValueError(f"{folder} is finished: nothing to resume")
+    torch.manual_seed(config["recipe"].get("seed", 0))
     model, codec = load_config_parts(folder, config)
     artifact = Artifact(model, codec, config["recipe"], config["results"])
     collection = collect(source, field=asked.field, column=asked.column, progress=display.working)
@@ -265,8 +272,7 @@ def _train(
     if resume and trainer.resume(folder / "checkpoints"):
         step = trainer.progress.step
         display.say(f"resumed at step {step:,}")
-        lines = metrics.read_text().splitlines() if metrics.exists() else []
-        records = [r for r in map(json.loads, lines) if r["step"] <= step]
+        records = [r for r in _records(metrics) if r["step"] <= step]
     write_text(metrics, "".join(json.dumps(r) + "\n" for r in records))
     every = max(1, config.steps // 1000)
     display.begin(config.steps, trainer.progress.step)
@@ -306,6 +312,13 @@ def _train(
     elif trainer.progress.step < config.steps:
         display.say(f"stopped early at step {trainer.progress.step:,}: nothing better was to come")
     return artifact
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of metrics.jsonl; a crash may have cut the last one."""
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):
+            yield json.loads(line)
 
 
 def _baseline(artifact: Artifact, corpus: Corpus) -> SequenceModel | None:
