@@ -27,7 +27,7 @@ from chainrule.training.data import Corpus, windows
 from chainrule.training.trainer import TrainConfig, Trainer
 
 WORDS, DIM, HIDDEN, LENGTH, BATCH, LR = 10_000, 256, 512, 128, 32, 1e-3
-STEPS, EQUAL_STEPS = 3, 60
+STEPS, EQUAL_STEPS = 2, 60
 
 
 class Tutorial(nn.Module):

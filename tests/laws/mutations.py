@@ -13,7 +13,7 @@ CORE, DECODING, MODELS, TESTS = (
 # Few entries for each, so that the whole run takes minutes; pytest's -k.
 DRAWN = "markov or pixelcnn"
 CACHED = "label-gru or seq2seq or conv-wide"
-EVENTS = "pixelcnn or gaussian-2"
+EVENTS = "pixelcnn or gaussian-2 or oracle_of"
 ONE = "markov or test_1_oracle"
 
 
@@ -126,8 +126,8 @@ STATE = [
     Mutant(
         "tail off by one",
         CORE + "state.py",
-        "return min(tail, self.tail",
-        "return min(tail + 1, self.tail",
+        "kept = min(tail, self.tail + length)\n        leaves",
+        "kept = min(tail + 1, self.tail + length)\n        leaves",
         CACHED,
     ),
     Mutant(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def jobs(entry: Entry, model: SequenceModel, count: int) -> list[Job]:
         settings = [{}]
     made = []
     for i in range(count):
-        prompt = symbols(model.space, 1, entry.before + i % 4, dice(100 + i))[0]
+        prompt = symbols(model.space, 1, i % 4, dice(100 + i))[0]
         length = entry.room(3 + 2 * (i % 3) + len(prompt)) - len(prompt)
         warp = Warps.of(1, **settings[i % len(settings)])
         made.append(Job(7 * i, prompt, length, entry.cond(1, dice(i)), warp))
@@ -119,6 +120,21 @@ def test_9_any_admission(entry: Entry, seed: int):
         for _ in range(int(torch.randint(0, 3, (), generator=chance))):
             table.step()
     same(model, table.finish(), truth)
+
+
+def test_9_long(entry: Entry):
+    """Rows that drift apart, beyond what caches and blocks of noise hold at first."""
+    model = entry.model()
+    length = 80 if model.space.kind == "finite" else 16
+    made = [
+        replace(job, length=entry.room(length + len(job.prompt)) - len(job.prompt))
+        for job in jobs(entry, model, 3)
+    ]
+    truth = alone(model, made)
+    for proposer in (None, Guesser("half", model.space, truth)):
+        table = Table(Verify(model, proposer))
+        table.admit(made)
+        same(model, table.finish(), truth)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

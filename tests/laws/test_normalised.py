@@ -7,11 +7,13 @@ import itertools
 import torch
 from torch import Tensor
 
+from chainrule.core.joint import LogisticMixtureJoint
 from chainrule.core.model import SequenceModel
 from chainrule.core.space import Space
 from tests.laws.entries import Entry, dice, symbols
 from tests.laws.track import close
 from tests.models.markov import Markov
+from tests.models.pixelcnn import PixelCNN
 
 MOST = 4096  # sequences in one sum
 
@@ -75,3 +77,25 @@ def test_1_oracle():
     x = symbols(model.space, 20, 7, dice())
     wanted = torch.tensor([model.oracle(row) for row in x.tolist()])
     close(model(x).log_prob(x).sum(1), wanted)
+
+
+def test_1_oracle_of_channels():
+    """A pixel's score is the mixture's: log Σ_k w_k Π_c p(channel c | those before it, k)."""
+    torch.manual_seed(4)
+    model = PixelCNN(2, 4)
+    x = symbols(model.space, 5, 4, dice())
+    law = model(x)
+    assert isinstance(law, LogisticMixtureJoint)
+    seen = x * (2 / 3) - 1.0
+    total = law.mix.log_softmax(-1)
+    for c in range(3):
+        loc = law.loc[..., c, :]
+        for j in range(c):
+            loc = loc + law.coeff[..., c, j, :] * seen[..., j, None]
+        # The levels lie 2/3 apart on [-1, 1]; the outermost take the tails.
+        upper = torch.where(x[..., c] == 3, torch.inf, seen[..., c] + 1 / 3)[..., None]
+        lower = torch.where(x[..., c] == 0, -torch.inf, seen[..., c] - 1 / 3)[..., None]
+        scale = law.log_scale[..., c, :].exp()
+        mass = torch.sigmoid((upper - loc) / scale) - torch.sigmoid((lower - loc) / scale)
+        total = total + mass.log()
+    close(law.log_prob(x), total.logsumexp(-1))

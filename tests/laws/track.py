@@ -46,12 +46,11 @@ class Track:
 
     @staticmethod
     def start(entry: Entry, rows: int, seed: int = 0, model: SequenceModel | None = None) -> Track:
-        """Nothing consumed, or what the entry wants consumed before a law begins."""
+        """Nothing consumed."""
         model = entry.model() if model is None else model
         cond = entry.cond(rows, dice(seed))
         nothing = symbols(model.space, rows, 0, dice(seed))
-        track = Track(model, model.start(rows, cond), tuple(nothing), cond)
-        return track.extend(entry.before, seed=seed) if entry.before else track
+        return Track(model, model.start(rows, cond), tuple(nothing), cond)
 
     def extend(self, length: int, tail: int = 0, seed: int = 0) -> Track:
         """Consume random symbols."""

@@ -89,7 +89,8 @@ class Penalties(Wrapper):
         assert self.space.size is not None
         old = state["counts"]
         assert isinstance(old, Window)
-        early, late = x[:, : x.shape[1] - kept], x[:, max(0, x.shape[1] - kept) :]
+        split = max(0, x.shape[1] - kept)
+        early, late = x[:, :split], x[:, split:]
         base = old.t[:, -1]
         if early.shape[1]:
             ones = torch.ones_like(early, dtype=torch.int32)

@@ -48,8 +48,8 @@ class TrainConfig:
 
     steps: int
     batch: int = 32
-    length: int = 128
-    lr: float = 3e-3
+    length: int = 64
+    lr: float = 1e-2
     warm_up: int = 50
     decay: float = 0.4
     weight_decay: float = 0.1

@@ -160,7 +160,8 @@ def _new(
     torch.manual_seed(asked.seed)
     seconds = None if asked.steps else seconds_of(asked.time or DEFAULT_TIME)
     name, size = _choose(len(corpus.train), seconds, asked)
-    model = _model(name, size, codec.space, asked.dropout)
+    dropout = _dropout(len(corpus.train)) if asked.dropout is None else asked.dropout
+    model = _model(name, size, codec.space, dropout)
     recipe = {"name": name, "size": size, "data": collection.folder.name, "seed": asked.seed}
     artifact = Artifact(model, codec, recipe)
     if model.by_gradient:
@@ -207,6 +208,11 @@ def _choose(num_symbols: int, seconds: float | None, asked: Options) -> tuple[st
     return asked.model or "lstm", size
 
 
+def _dropout(num_symbols: int) -> float:
+    """The less there is to learn from, the more is dropped."""
+    return 0.2 if num_symbols < 1_000_000 else 0.1 if num_symbols < 10_000_000 else 0.0
+
+
 def _model(name: str, size: str, space: Space, dropout: float | None) -> SequenceModel:
     config = registry.RECIPES[name](space, size)
     if dropout is not None and hasattr(config, "dropout"):
@@ -224,7 +230,7 @@ def _training(size: str, asked: Options) -> TrainConfig:
         "lr": asked.lr,
         "carry": asked.carry,
     }
-    usual: dict[str, Any] = {"steps": 1, "lr": {"tiny": 1e-2, "small": 5e-3, "base": 2e-3}[size]}
+    usual: dict[str, Any] = {"steps": 1, "lr": {"tiny": 1e-2, "small": 1e-2, "base": 3e-3}[size]}
     asked_for = {k: v for k, v in given.items() if v is not None}
     return TrainConfig(**{**usual, **asked_for}, accumulate=asked.accumulate, seed=asked.seed)
 
