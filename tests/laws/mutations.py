@@ -439,7 +439,7 @@ TEST_ONLY = [
         TESTS + "mixture.py",
         "weights.push(after, kept)",
         "weights.push(weights.t[:, -1:].expand_as(after), kept)",
-        "mixture",
+        "mixture or of_mixture",
     ),
 ]
 

@@ -142,5 +142,6 @@ class Table:
         ends = [len(job.prompt) + job.length for job in self.jobs]
         have = [sum(map(len, self.symbols[job.name])) for job in self.jobs]
         keep = [i for i, end in enumerate(ends) if have[i] < end]
-        self.jobs = [self.jobs[i] for i in keep]
-        self.run = self.run.select(keep) if keep else None
+        if len(keep) < len(self.jobs):  # as a server would: noise made ahead stays otherwise
+            self.jobs = [self.jobs[i] for i in keep]
+            self.run = self.run.select(keep) if keep else None

@@ -13,6 +13,7 @@ from chainrule.core.space import Space
 from tests.laws.entries import Entry, dice, symbols
 from tests.laws.track import close
 from tests.models.markov import Markov
+from tests.models.mixture import Mixture
 from tests.models.pixelcnn import PixelCNN
 
 MOST = 4096  # sequences in one sum
@@ -99,3 +100,14 @@ def test_1_oracle_of_channels():
         mass = torch.sigmoid((upper - loc) / scale) - torch.sigmoid((lower - loc) / scale)
         total = total + mass.log()
     close(law.log_prob(x), total.logsumexp(-1))
+
+
+def test_1_oracle_of_mixture():
+    """The mixture's score of a whole sequence is log Σ_k w_k p_k(x)."""
+    torch.manual_seed(5)
+    parts = [Markov(3), Markov(3)]
+    model = Mixture(parts)
+    x = symbols(model.space, 20, 7, dice())
+    each = torch.stack([part(x).log_prob(x).sum(1) for part in parts], -1)
+    wanted = (model.prior.log_softmax(-1) + each).logsumexp(-1)
+    close(model(x).log_prob(x).sum(1), wanted)
