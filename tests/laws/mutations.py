@@ -51,10 +51,10 @@ NOISE = [
         DRAWN,
     ),
     Mutant(
-        "a stale block of noise, whatever the position",
+        "a block of noise read beyond its end",
         CORE + "noise.py",
         "fits = 0 <= ahead <= have.length - pos.length",
-        "fits, ahead = True, max(0, min(ahead, have.length - pos.length))",
+        "fits = 0 <= ahead",
         DRAWN,
     ),
     Mutant(

@@ -42,7 +42,7 @@ def test_steps_give_the_states_of_the_block(cell):
     out, states = made(x, state, 9)
     parts = state.chunk(made.parts, -1)
     for t in range(9):
-        parts = made.step(x[:, t], parts)
+        parts = made.step(x[:, t], parts, list(made.parameters()))
         torch.testing.assert_close(torch.cat(parts, -1), states[:, t], rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(parts[-1], out[:, t], rtol=1e-12, atol=1e-12)
 

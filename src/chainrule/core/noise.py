@@ -106,7 +106,8 @@ class Noise:
                 return block[:, ahead : ahead + pos.length]
         length = max(pos.length, min(_AHEAD, _BLOCK // (len(pos.starts) * lanes)))
         more = Positions(pos.starts, length)
-        block = self._uniform(more, stream, lanes).log_().neg_().log_().neg_()
+        waits = self._uniform(more, stream, lanes).log_().neg_()  # exponential, every digit
+        block = waits.float().log_().neg_()
         self._made[stream, lanes] = more, block
         return block[:, : pos.length]
 
@@ -124,7 +125,7 @@ class Draw:
         return self.noise._uniform(self.pos, self.stream, lanes)
 
     def gumbel(self, lanes: int) -> Tensor:
-        """Standard Gumbel noise, float64 [B, L, lanes]. Do not write into it."""
+        """Standard Gumbel noise, float32 [B, L, lanes]. Do not write into it."""
         return self.noise._gumbel(self.pos, self.stream, lanes)
 
     def part(self, i: int) -> Draw:

@@ -289,7 +289,7 @@ class State:
         newest values last); a leaf replaces it; leaves not named stay.
         """
         kept = min(tail, self.tail + length)
-        leaves = dict(self.leaves)
+        leaves = {**self.leaves}
         for name, value in values.items():
             if isinstance(value, Leaf):
                 leaves[name] = value

@@ -124,6 +124,9 @@ def drain(
         done: list[str | None] = [None] * len(rows)
         ids = chunk.symbols.tolist() if finite and (eos is not None or stop is not None) else None
         for i, row in enumerate(rows):
+            if stop is None and counts[i] == 1 < left[row] and (ids is None or ids[i][0] != eos):
+                left[row] -= 1  # by far the most common case
+                continue
             counts[i], done[i] = _cut(row, counts[i], left[row], ids and ids[i], eos, stop)
             left[row] -= counts[i]
         yield Emitted(rows, chunk.symbols, counts, chunk.log_prob, done)

@@ -5,6 +5,7 @@ Shapes: B rows, L positions, V alphabet size.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -73,7 +74,7 @@ class Warps:
         Raises:
             ValueError: a filter for finite symbols asked of real-valued ones.
         """
-        if all(t == 1 for t in self.temperature) and not self._filters():
+        if self._plain:
             return law
         if isinstance(law, Joint):
             return law.edited(self)
@@ -92,6 +93,10 @@ class Warps:
         ):
             log_p = _filter(log_p, values, off, keep)
         return Categorical.normalised(log_p)
+
+    @functools.cached_property
+    def _plain(self) -> bool:
+        return all(t == 1 for t in self.temperature) and not self._filters()
 
     def _filters(self) -> bool:
         return any(

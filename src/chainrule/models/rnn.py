@@ -75,6 +75,7 @@ class RNN(SequenceModel):
         self.layers = nn.ModuleList(LAYERS[config.cell](d, config.hidden) for d in widths)
         self.head = nn.Linear(config.hidden, config.space.size)
         self.dropout = nn.Dropout(config.dropout)
+        self._summed = config.residual and config.num_layers > 1
         nn.init.normal_(self.embedding.weight, std=0.1)
         if config.tied:
             del self.head.weight
@@ -87,6 +88,7 @@ class RNN(SequenceModel):
         assert self.space.size is not None
         begin_11 = torch.full((1, 1), self.space.size, device=self.embedding.weight.device)
         width = sum(layer.state_width for layer in self._layers())
+        width += self.config.hidden if self._summed else 0
         blank_1S = self.embedding.weight.new_zeros(1, width)
         states = self._run(blank_1S, begin_11, keep=1)[1]
         return State((0,) * batch, {"state": Window(states.expand(batch, -1, -1), 1)})
@@ -99,7 +101,7 @@ class RNN(SequenceModel):
         return state.push(length, tail, state=self._run(before, x, keep)[1])
 
     def predict(self, state: State) -> Distribution:
-        return self._law(self._output(state.window("state")))
+        return self._law(state.window("state")[..., -self.config.hidden :])
 
     def carry(
         self, x: Tensor, cond: Condition | None = None, state: State | None = None
@@ -107,16 +109,8 @@ class RNN(SequenceModel):
         state = self.start(len(x), cond) if state is None else state.trim()
         before = state.window("state")[:, -1]
         out_BTH, states = self._run(before, x, keep=1)
-        h_BTH = torch.cat([self._output(before[:, None]).to(out_BTH), out_BTH[:, :-1]], 1)
+        h_BTH = torch.cat([before[:, None, -self.config.hidden :].to(out_BTH), out_BTH[:, :-1]], 1)
         return self._law(self.dropout(h_BTH)), state.push(x.shape[1], 0, state=states).detach()
-
-    def _output(self, state: Tensor) -> Tensor:
-        """What the head reads [..., H], from whole states [..., S]."""
-        hidden = self.config.hidden
-        if not self.config.residual:
-            return state[..., -hidden:]
-        parts: Tensor = state.unflatten(-1, (self.config.num_layers, -1))
-        return parts[..., -hidden:].sum(-2)
 
     def _law(self, h: Tensor) -> LinearCategorical:
         assert self.space.size is not None
@@ -129,19 +123,26 @@ class RNN(SequenceModel):
 
     def _step(self, state_BS: Tensor, x_B: Tensor) -> Tensor:
         """The states [B, S] after one symbol: what decoding spends its time in."""
-        out, first = torch.embedding(self.embedding.weight, x_B), 0
-        new: list[Tensor] = []
+        plan = self.__dict__.get("_plan")
+        if plan is None:  # attribute look-up of a Module costs as much as a small product
+            cell = type(self._layers()[0])
+            weights = [tuple(layer.parameters()) for layer in self._layers()]
+            plan = self.embedding.weight, cell.step, cell.parts, weights
+            self.__dict__["_plan"] = plan
+        table_VD, step, count, weights = plan
+        out = torch.embedding(table_VD, x_B)
         parts = state_BS.split(self.config.hidden, 1)
-        for layer in self._layers():
-            new += layer.step(out, parts[first : first + layer.parts])
-            out = out + new[-1] if first and self.config.residual else new[-1]
-            first += layer.parts
-        return torch.cat(new, -1)
+        new: list[Tensor] = []
+        for i, w in enumerate(weights):
+            new += step(out, parts[i * count : (i + 1) * count], w)
+            out = out + new[-1] if i and self._summed else new[-1]
+        return torch.cat([*new, out] if self._summed else new, -1)
 
     def _run(self, state_BS: Tensor, x: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-        """The top layer's outputs [B, L, H] and the whole states [B, keep, S] of the last steps.
+        """What the head reads [B, L, H], and the whole states [B, keep, S] of the last steps.
 
-        A layer's part of the state ends with its hidden state; the top layer comes last.
+        A state holds the parts of every layer, the top layer last, and ends with what the head
+        reads: the top layer's hidden state, or the sum of all.
         """
         out, first = self.embedding(x), 0
         states: list[Tensor] = []
@@ -149,8 +150,10 @@ class RNN(SequenceModel):
             part = state_BS[:, first : first + layer.state_width]
             first += layer.state_width
             below, (h, kept) = out, layer(self.dropout(out), part, keep)
-            out = below + h if states and self.config.residual else h
+            out = below + h if states and self._summed else h
             states.append(kept)
+        if self._summed:
+            states.append(out[:, out.shape[1] - keep :].to(state_BS))
         return out, torch.cat(states, -1)
 
 

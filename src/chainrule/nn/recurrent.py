@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -41,14 +41,12 @@ class Layer(nn.Module, ABC):
     def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         """Outputs [B, L, H] and the states [B, keep, S] after the last ``keep`` symbols."""
 
+    @staticmethod
     @abstractmethod
-    def step(self, x_BD: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """One symbol: the new parts [B, H] of the state."""
-
-    def weights(self) -> tuple[Tensor, ...]:
-        """In the order of torch's own recurrent functions."""
-        p = self._parameters  # a plain dict: attribute look-up of a Module costs more than a step
-        return p["weight_ih"], p["weight_hh"], p["bias_ih"], p["bias_hh"]  # type: ignore[return-value]
+    def step(
+        x_BD: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """One symbol: the new parts [B, H] of the state; weights as ``parameters`` has them."""
 
 
 def _last(h_LBH: Tensor, keep: int) -> tuple[Tensor, Tensor]:
@@ -63,10 +61,13 @@ class Tanh(Layer):
 
     def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         x = x_BLD.transpose(0, 1).contiguous()
-        return _last(TanhScan.apply(x, state_BS, *self.weights(), product_type(x)), keep)
+        return _last(TanhScan.apply(x, state_BS, *self.parameters(), product_type(x)), keep)
 
-    def step(self, x_BD: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return (torch.rnn_tanh_cell(x_BD, state[0], *self.weights()),)
+    @staticmethod
+    def step(
+        x_BD: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        return (torch.rnn_tanh_cell(x_BD, state[0], *weights),)
 
 
 class GRU(Layer):
@@ -76,10 +77,13 @@ class GRU(Layer):
 
     def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         x = x_BLD.transpose(0, 1).contiguous()
-        return _last(GRUScan.apply(x, state_BS, *self.weights(), product_type(x)), keep)
+        return _last(GRUScan.apply(x, state_BS, *self.parameters(), product_type(x)), keep)
 
-    def step(self, x_BD: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return (torch.gru_cell(x_BD, state[0], *self.weights()),)
+    @staticmethod
+    def step(
+        x_BD: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        return (torch.gru_cell(x_BD, state[0], *weights),)
 
 
 class LSTM(Layer):
@@ -95,7 +99,7 @@ class LSTM(Layer):
 
     def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         # torch's own runs all steps in one oneDNN call, but tells only the last cell state.
-        kind, weights = product_type(x_BLD), self.weights()
+        kind, weights = product_type(x_BLD), list(self.parameters())
         early = x_BLD.shape[1] - keep + 1
         typed = [w.to(kind) for w in weights]
         c, h = (t[None].to(kind).contiguous() for t in state_BS.chunk(2, -1))
@@ -106,13 +110,16 @@ class LSTM(Layer):
         outs, h, c = [out.to(x_BLD.dtype)], h[0].to(x_BLD.dtype), c[0].to(x_BLD.dtype)
         states = [torch.cat([c, h], -1)]
         for t in range(early, x_BLD.shape[1]):
-            c, h = self.step(x_BLD[:, t], (c, h))
+            c, h = self.step(x_BLD[:, t], (c, h), weights)
             outs.append(h[:, None])
             states.append(torch.cat([c, h], -1))
         return torch.cat(outs, 1), torch.stack(states, 1)
 
-    def step(self, x_BD: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        h, c = torch.lstm_cell(x_BD, (state[1], state[0]), *self.weights())
+    @staticmethod
+    def step(
+        x_BD: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        h, c = torch.lstm_cell(x_BD, (state[1], state[0]), *weights)
         return c, h
 
 
@@ -125,16 +132,20 @@ class MinGRU(Layer):
         super().__init__(dim, hidden)
         del self.weight_hh, self.bias_hh
 
-    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        gate, new = F.linear(x, self.weight_ih, self.bias_ih).chunk(2, -1)
+    @staticmethod
+    def _gates(x: Tensor, weights: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+        gate, new = F.linear(x, *weights).chunk(2, -1)
         return torch.sigmoid(gate), new
 
     def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-        z, n = self._gates(x_BLD.transpose(0, 1))
+        z, n = self._gates(x_BLD.transpose(0, 1), self.parameters())
         return _last(MixScan.apply(1 - z, z * n, state_BS), keep)
 
-    def step(self, x_BD: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        z, n = self._gates(x_BD)
+    @staticmethod
+    def step(
+        x_BD: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        z, n = MinGRU._gates(x_BD, weights)
         return (torch.lerp(state[0], n, z),)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import sys
-import time
 
 import torch
 
@@ -26,7 +26,10 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # not glibc
         return False
-    return bool(mallopt(_MMAP, _KEPT) and mallopt(_TRIM, 2 * _KEPT - 1))
+    kept = mallopt(_MMAP, _KEPT) and mallopt(_TRIM, 2 * _KEPT - 1)
+    if kept:
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages; torch reads it once
+    return bool(kept)
 
 
 def training_precision(device: torch.device) -> torch.autocast:
@@ -36,19 +39,10 @@ def training_precision(device: torch.device) -> torch.autocast:
 
 @functools.cache
 def _bfloat16_pays(kind: str) -> bool:
-    """By a test of about 20 ms, made once a process."""
+    """The processor is asked, not timed: a busy machine would change the result of a run."""
     if kind == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     if kind != "cpu" or not torch.backends.mkldnn.is_available():
         return False  # without oneDNN, such products are some 50 times slower
-    return _seconds(torch.bfloat16) * 1.3 < _seconds(torch.float32)
-
-
-def _seconds(dtype: torch.dtype) -> float:
-    a, b = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-    best = float("inf")
-    for _ in range(6):
-        began = time.perf_counter()
-        torch.mm(a, b)
-        best = min(best, time.perf_counter() - began)
-    return best
+    can = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))

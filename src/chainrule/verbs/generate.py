@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from chainrule.core.codec import Encoded
 from chainrule.core.config import bounded
 from chainrule.core.model import SequenceModel
 from chainrule.core.noise import Noise
-from chainrule.decoding.verify import Verify, drain
+from chainrule.decoding.verify import Emitted, Verify, drain
 from chainrule.decoding.warps import Warps
 from chainrule.models.wrappers import Bans, Forced, Penalties
 
@@ -152,16 +153,16 @@ def _batch(
     symbols: list[list[int]] = [[] for _ in jobs]
     nats = [0.0] * len(jobs)
     ended = ["length"] * len(jobs)
-    held: list[tuple[list[int], Tensor, list[int], Tensor]] = []
+    held: list[Emitted] = []
     prompts, ids = [x for _, x, _ in jobs], [i for _, _, i in jobs]
-    for emitted in _emitted(artifact, prompts, ids, length, asked, texts):
-        held.append((emitted.rows, emitted.symbols, emitted.count, emitted.log_prob))
-        for row, why in zip(emitted.rows, emitted.done, strict=True):
-            ended[row] = why or ended[row]
-    for rows, x, count, log_prob in held:
-        for row, new, k, lp in zip(rows, x.tolist(), count, log_prob.tolist(), strict=True):
-            symbols[row] += new[:k]
-            nats[row] += sum(lp[:k])
+    with torch.no_grad():
+        for emitted in _emitted(artifact, prompts, ids, length, asked, texts):
+            held.append(emitted)
+            for row, why in zip(emitted.rows, emitted.done, strict=True):
+                ended[row] = why or ended[row]
+    for row, new, log_prob in _by_row(held):
+        symbols[row] += new
+        nats[row] += log_prob
     samples = []
     for row, (prompt, _, _) in enumerate(jobs):
         text = artifact.codec.decode(Encoded(np.array(symbols[row], dtype=np.int64)))
@@ -183,6 +184,20 @@ def _batch(
     return samples
 
 
+def _by_row(held: list[Emitted]) -> Iterator[tuple[int, list[int], float]]:
+    """(row, symbols, nats); stretches of one symbol a step are converted in one go."""
+    for _, steps in groupby(held, lambda e: (id(e.rows), e.symbols.shape[1])):
+        group = list(steps)
+        single = group[0].symbols.shape[1] == 1
+        joined = [group] if single else [[e] for e in group]
+        for part in joined:
+            x = torch.cat([e.symbols for e in part], 1).tolist()
+            lp = torch.cat([e.log_prob for e in part], 1).double().tolist()
+            for i, row in enumerate(part[0].rows):
+                count = len(x[i]) if single else part[0].count[i]
+                yield row, x[i][:count], sum(lp[i][:count])
+
+
 def _emitted(
     artifact: Artifact,
     prompts: list[Tensor],
@@ -190,7 +205,7 @@ def _emitted(
     length: int,
     asked: Settings,
     texts: list[_Text],
-) -> Iterator[Any]:
+) -> Iterator[Emitted]:
     """The steps of one batch; with stop strings, ``texts`` follow along."""
     model = wrapped(artifact, asked)
     forced = artifact.codec.encode(asked.force).symbols.tolist() if asked.force else []
