@@ -1,7 +1,8 @@
 """What the contract costs: generate with the small GRU against the rawest torch loop.
 
 The raw loop owns its hidden states, draws Gumbel noise of its own at every step and keeps
-nothing but the symbols: no log-probabilities, no ends, no text. One thread; symbols/s; medians over interleaved rounds.
+nothing but the symbols: no log-probabilities, no ends, no text.
+One thread; symbols/s; medians over interleaved rounds.
 """
 
 from __future__ import annotations

@@ -2,18 +2,19 @@
 
 10,000 words, 256-wide embedding, 512 hidden, sequences of 128, batch 32. The peer is
 Embedding + torch.nn.LSTM + Linear + CrossEntropyLoss + Adam in float32. Symbols/s over whole
-optimiser steps, interleaved rounds, one and two threads; then the loss of both after the same
-steps from the same weights, on the same batches.
+optimiser steps, interleaved rounds, a process each, one and two threads; then the loss of both
+after the same steps from the same weights, on the same batches.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from chainrule.training.data import Corpus, windows
 from chainrule.training.trainer import TrainConfig, Trainer
 
 WORDS, DIM, HIDDEN, LENGTH, BATCH, LR = 10_000, 256, 512, 128, 32, 1e-3
-STEPS, EQUAL_STEPS = 2, 60
+STEPS, EQUAL_STEPS = 2, 40
 
 
 class Tutorial(nn.Module):
@@ -47,34 +48,54 @@ class Tutorial(nn.Module):
 
 def main(data: Path | None) -> None:
     """Speed at one and two threads, then the losses at equal steps."""
-    corpus = _corpus(data)
     rows, result = [], {}
     for threads in (1, 2):
-        torch.set_num_threads(threads)
-        ours, theirs = _trainer(corpus), _tutorial(corpus)
-
-        contenders = {"chainrule": ours.train_step, "tutorial": theirs.step}
-        figures = interleaved({k: partial(_speed, step) for k, step in contenders.items()})
+        names = ("chainrule", "tutorial")
+        with ExitStack() as stack:
+            workers = [stack.enter_context(_Worker(name, threads, data)) for name in names]
+            figures = interleaved(dict(zip(names, (w.speed for w in workers), strict=True)))
         ratio = ratios(figures["chainrule"], figures["tutorial"])
-        medians = [summary(figures[k])["median"] for k in ("chainrule", "tutorial")]
+        medians = [summary(figures[k])["median"] for k in names]
         rows.append([threads, *medians, ratio["median"], f"{ratio['min']:.2f}-{ratio['max']:.2f}"])
-        result[f"{threads} threads"] = {
-            "chainrule": summary(figures["chainrule"]),
-            "tutorial": summary(figures["tutorial"]),
-            "ratio": ratio,
-        }
+        result[f"{threads} threads"] = {k: summary(figures[k]) for k in names} | {"ratio": ratio}
     table(["threads", "chainrule symbols/s", "tutorial symbols/s", "ratio", "spread"], rows)
-    losses = _equal_steps(corpus)
-    print(f"loss after {EQUAL_STEPS} equal steps: {losses}")
+    losses = _equal_steps(_corpus(data))
+    print(f"nats after {EQUAL_STEPS} equal steps: {losses}")
     save("lstm_training", {**result, "nats_after_equal_steps": losses})
 
 
-def _speed(step: Callable[[], float]) -> float:
-    """Symbols/s over STEPS optimiser steps."""
-    began = time.perf_counter()
-    for _ in range(STEPS):
-        step()
-    return STEPS * BATCH * LENGTH / (time.perf_counter() - began)
+class _Worker:
+    """A contender in a process of its own: mallopt holds for a whole process."""
+
+    def __init__(self, name: str, threads: int, data: Path | None) -> None:
+        words = [sys.executable, "-m", "bench.lstm_training", name, str(threads), str(data or "")]
+        self.process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.stdin.close()  # type: ignore[union-attr]
+        self.process.wait()
+
+    def speed(self) -> float:
+        """Symbols/s over STEPS optimiser steps."""
+        self.process.stdin.write("go\n")  # type: ignore[union-attr]
+        self.process.stdin.flush()  # type: ignore[union-attr]
+        return float(self.process.stdout.readline())  # type: ignore[union-attr]
+
+
+def _work(name: str, threads: int, data: Path | None) -> None:
+    torch.set_num_threads(threads)
+    corpus = _corpus(data)
+    step = _trainer(corpus).train_step if name == "chainrule" else _Tutorial(corpus).step
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        for _ in range(STEPS):
+            step()
+        print(STEPS * BATCH * LENGTH / (time.perf_counter() - began), flush=True)
 
 
 def _corpus(data: Path | None) -> Corpus:
@@ -103,7 +124,7 @@ def _trainer(corpus: Corpus) -> Trainer:
     return Trainer(model, corpus, config)
 
 
-class _tutorial:
+class _Tutorial:
     def __init__(self, corpus: Corpus) -> None:
         torch.manual_seed(0)
         self.model, self.corpus, self.number = Tutorial(), corpus, 0
@@ -125,7 +146,7 @@ class _tutorial:
 def _equal_steps(corpus: Corpus) -> dict[str, float]:
     """Mean loss of the last ten of EQUAL_STEPS, in nats, with the peer's initial weights."""
     torch.set_num_threads(2)
-    ours, theirs = _trainer(corpus), _tutorial(corpus)
+    ours, theirs = _trainer(corpus), _Tutorial(corpus)
     with torch.no_grad():
         net, layer = ours.model, ours.model.layers[0]  # type: ignore[index, union-attr]
         net.embedding.weight[:WORDS] = theirs.model.embedding.weight  # type: ignore[index, union-attr]
@@ -138,3 +159,7 @@ def _equal_steps(corpus: Corpus) -> dict[str, float]:
         losses["tutorial"].append(theirs.step())
     assert all(map(math.isfinite, losses["chainrule"]))
     return {k: float(np.mean(v[-10:])) for k, v in losses.items()}
+
+
+if __name__ == "__main__":
+    _work(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]) if sys.argv[3] else None)

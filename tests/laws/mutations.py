@@ -54,7 +54,7 @@ NOISE = [
         "a block of noise read beyond its end",
         CORE + "noise.py",
         "fits = 0 <= ahead <= have.length - pos.length",
-        "fits = 0 <= ahead",
+        "fits = 0 <= ahead < have.length",
         DRAWN,
     ),
     Mutant(

@@ -81,7 +81,7 @@ def _read(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**1023 else math.inf
     if type(value) is not hint:
         raise ValueError(f"{where}: expected {hint.__name__}, found {_kind(value)}")
     if hint is float and not math.isfinite(value):

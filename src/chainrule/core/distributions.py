@@ -77,8 +77,12 @@ class Finite(Distribution):
         return self.log_probs().gather(-1, x[..., None])[..., 0]
 
     def sample(self, draw: Draw) -> Tensor:
+        return self.pick(draw.gumbel)
+
+    def pick(self, gumbel: Callable[[int], Tensor]) -> Tensor:
+        """Gumbel-max: the symbol [B, L] that noise [B, L, V] picks; ``gumbel`` is given V."""
         log_p = self.log_probs()
-        return (log_p + draw.gumbel(log_p.shape[-1])).argmax(-1)
+        return (log_p + gumbel(log_p.shape[-1])).argmax(-1)
 
     def mode(self) -> Tensor:
         return self.log_probs().argmax(-1)
@@ -115,9 +119,9 @@ class Categorical(Finite):
             object.__setattr__(self, "_log_probs", done)
         return done
 
-    def sample(self, draw: Draw) -> Tensor:
+    def pick(self, gumbel: Callable[[int], Tensor]) -> Tensor:
         logits: Tensor = self.__dict__.get("_log_probs", self.logits)
-        return (logits + draw.gumbel(logits.shape[-1])).argmax(-1)
+        return (logits + gumbel(logits.shape[-1])).argmax(-1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -127,7 +127,11 @@ class SequenceModel(nn.Module, ABC):
     def rollout(
         self, state: State, last: Tensor, n: int, noise: Noise, warp: Any
     ) -> tuple[State, Tensor] | None:
-        """n ancestral steps in one native call, or None: the same symbols, sooner."""
+        """n ancestral steps in one call, or None: the same symbols, sooner.
+
+        Returns the state that has consumed ``last`` [B, 1] and the first n-1 new symbols, with a
+        tail of n-1 (so ``predict`` gives the laws of all n), and the new symbols [B, n].
+        """
         return None
 
     def estimate(self, batches: Any) -> None:

@@ -21,10 +21,14 @@ from chainrule.decoding.warps import Warps
 
 @dataclass(frozen=True, eq=False)
 class Verify:
-    """Decode ``model``; with a proposer, several symbols a call and still the same ones."""
+    """Decode ``model``; with a proposer, several symbols a call and still the same ones.
+
+    ``stretch``: without a proposer, a model that can make so many symbols in one go.
+    """
 
     model: SequenceModel
     proposer: Proposer | None = None
+    stretch: int = 1
 
     @torch.no_grad()
     def start(
@@ -59,6 +63,14 @@ class Verify:
             with torch.no_grad():
                 return self.step(run)
         if self.proposer is None:
+            n = min(self.stretch, self._room(run) + 1)
+            rolled = None
+            if n > 1:
+                rolled = self.model.rollout(run.state, run.last, n, run.noise, run.warp)
+            if rolled is not None:
+                full, x = rolled
+                chunk = Chunk(x, [n] * len(x), self.model.predict(full).log_prob(x))
+                return Run(full.trim(), x[:, -1:], run.noise, run.warp), chunk
             state = self.model.extend(run.state, run.last)
             law = self.model.predict(state)
             x = run.warp(law).sample(run.noise.at(state.pos(1)))

@@ -7,14 +7,16 @@ layer's input, H width of its hidden state, S of its whole state (2H for the LST
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chainrule.core.config import bounded
-from chainrule.core.distributions import Distribution
+from chainrule.core.distributions import Categorical, Distribution
 from chainrule.core.model import Condition, SequenceModel
+from chainrule.core.noise import Noise, Positions
 from chainrule.core.space import Space
 from chainrule.core.state import State, Window
 from chainrule.nn.heads import LinearCategorical
@@ -111,6 +113,22 @@ class RNN(SequenceModel):
         out_BTH, states = self._run(before, x, keep=1)
         h_BTH = torch.cat([before[:, None, -self.config.hidden :].to(out_BTH), out_BTH[:, :-1]], 1)
         return self._law(self.dropout(h_BTH)), state.push(x.shape[1], 0, state=states).detach()
+
+    def rollout(
+        self, state: State, last: Tensor, n: int, noise: Noise, warp: Any
+    ) -> tuple[State, Tensor]:
+        assert self.space.size is not None
+        law, hidden = self._law(last), self.config.hidden
+        begin = Positions(tuple([length + 1 for length in state.lens]), n)
+        gumbel_BnV = noise.at(begin).gumbel(self.space.size)
+        states, symbols, x = [state.window("state")[:, -1]], [], last
+        for t in range(n):
+            states.append(self._step(states[-1], x[:, 0]))
+            logits = F.linear(states[-1][:, None, -hidden:], law.weight, law.bias)
+            dice = gumbel_BnV[:, t : t + 1]
+            x = warp(Categorical(logits)).pick(lambda size, dice=dice: dice)
+            symbols.append(x)
+        return state.push(n, n - 1, state=torch.stack(states[1:], 1)), torch.cat(symbols, 1)
 
     def _law(self, h: Tensor) -> LinearCategorical:
         assert self.space.size is not None

@@ -5,6 +5,7 @@ Shapes: B rows, L positions, N = B·L, D hidden width, V alphabet size.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,17 +35,24 @@ class LinearCategorical(Finite):
     def map(self, f: Callable[[Tensor], Tensor]) -> LinearCategorical:
         return LinearCategorical(f(self.hidden), self.weight, self.bias)
 
+    @functools.cached_property
+    def logits(self) -> Tensor:
+        """Unnormalised [B, L, V]."""
+        return F.linear(self.hidden.to(self.weight.dtype), self.weight, self.bias)
+
+    @functools.cached_property
+    def _log_probs(self) -> Tensor:
+        return torch.log_softmax(self.logits, -1)
+
     def log_probs(self) -> Tensor:
-        done: Tensor | None = self.__dict__.get("_log_probs")
-        if done is None:
-            logits = F.linear(self.hidden.to(self.weight.dtype), self.weight, self.bias)
-            done = torch.log_softmax(logits, -1)
-            object.__setattr__(self, "_log_probs", done)
-        return done
+        return self._log_probs
+
+    def pick(self, gumbel: Callable[[int], Tensor]) -> Tensor:
+        return (self.logits + gumbel(self.logits.shape[-1])).argmax(-1)
 
     def log_prob(self, x: Tensor) -> Tensor:
         learns = self.hidden.requires_grad or self.weight.requires_grad
-        if not (learns and torch.is_grad_enabled()) or "_log_probs" in self.__dict__:
+        if not (learns and torch.is_grad_enabled()) or "logits" in self.__dict__:
             return super().log_prob(x)
         hidden, compute = self.hidden.flatten(0, -2), product_type(self.weight)
         out: Tensor = _LinearLogProb.apply(hidden, self.weight, self.bias, x.flatten(), compute)

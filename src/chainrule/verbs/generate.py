@@ -21,6 +21,7 @@ from chainrule.decoding.verify import Emitted, Verify, drain
 from chainrule.decoding.warps import Warps
 from chainrule.models.wrappers import Bans, Forced, Penalties
 
+STRETCH = 16  # symbols made between two looks at ends and stops
 ROWS = 64  # continuations drawn at a time; more only cost memory
 
 
@@ -213,7 +214,7 @@ def _emitted(
         model = Forced(model, forced, at=[len(p) for p in prompts])
     device = next((p.device for p in artifact.model.parameters()), torch.device("cpu"))
     noise = Noise.seeded(asked.seed, ids).to(device)
-    decoder = Verify(model)
+    decoder = Verify(model, stretch=min(STRETCH, length))
     begun = decoder.start([p.to(device) for p in prompts], noise, None, asked.warps(len(prompts)))
 
     def stop(row: int, new: list[int]) -> int | None:
