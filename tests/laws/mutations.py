@@ -88,7 +88,7 @@ NOISE = [
     Mutant(
         "the likeliest symbol instead of a draw",
         CORE + "distributions.py",
-        "return (logits + draw.gumbel(logits.shape[-1])).argmax(-1)",
+        "return (logits + gumbel(logits.shape[-1])).argmax(-1)",
         "return logits.argmax(-1)",
         DRAWN,
     ),
@@ -283,8 +283,15 @@ MODEL = [
     Mutant(
         "recurrent outputs that have seen the symbol",
         MODELS + "rnn.py",
-        "self._output(before[:, None]).to(out_BTH), out_BTH[:, :-1]], 1)",
-        "out_BTH], 1)",
+        "torch.cat([before[:, None, -self.config.hidden :].to(out_BTH), out_BTH[:, :-1]], 1)",
+        "out_BTH",
+        "gru or lstm",
+    ),
+    Mutant(
+        "a stretch whose noise is one position late",
+        MODELS + "rnn.py",
+        "tuple([length + 1 for length in state.lens])",
+        "tuple([length + 2 for length in state.lens])",
         "gru or lstm",
     ),
     Mutant(

@@ -137,6 +137,23 @@ def test_9_long(entry: Entry):
         same(model, table.finish(), truth)
 
 
+@pytest.mark.parametrize("stretch", [2, 5])
+def test_9_stretches(entry: Entry, stretch: int):
+    """A model that makes several symbols in one go makes the same ones, with the same scores."""
+    model = entry.model()
+    made = jobs(entry, model, 5)
+    truth = alone(model, made)
+    table = Table(Verify(model, stretch=stretch))
+    table.admit(made[:3])
+    table.step()
+    table.admit(made[3:])
+    same(model, table.finish(), truth)
+    for job in made:
+        x = truth[job.name][None]
+        wanted = model(x, job.cond).log_prob(x)[0, len(job.prompt) :]
+        close(torch.cat(table.log_prob[job.name]), wanted)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_9_frequencies(entry: Entry, temperature: float):
     """The first symbol, and the second given the commonest first one, follow their laws."""

@@ -104,10 +104,15 @@ class Noise:
             fits = 0 <= ahead <= have.length - pos.length
             if fits and all(p - h == ahead for p, h in zip(pos.starts, have.starts, strict=True)):
                 return block[:, ahead : ahead + pos.length]
-        length = max(pos.length, min(_AHEAD, _BLOCK // (len(pos.starts) * lanes)))
-        more = Positions(pos.starts, length)
-        waits = self._uniform(more, stream, lanes).log_().neg_()  # exponential, every digit
-        block = waits.float().log_().neg_()
+        each = max(1, _BLOCK // (len(pos.starts) * lanes))
+        more = Positions(pos.starts, max(pos.length, min(_AHEAD, each)))
+        blocks = []
+        for first in range(0, more.length, each):
+            starts = tuple([s + first for s in more.starts])
+            piece = Positions(starts, min(each, more.length - first))
+            waits = self._uniform(piece, stream, lanes).log_().neg_()  # exponential, every digit
+            blocks.append(waits.float().log_().neg_())
+        block = torch.cat(blocks, 1) if len(blocks) > 1 else blocks[0]
         self._made[stream, lanes] = more, block
         return block[:, : pos.length]
 

@@ -25,6 +25,7 @@ from chainrule.core.model import SequenceModel
 from chainrule.core.space import Space
 from chainrule.files import locked, write_text
 from chainrule.training.data import Collection, Corpus, collect, fit_codec, prepare
+from chainrule.training.precision import keep_memory
 from chainrule.training.trainer import TrainConfig, Trainer, calibrate
 from chainrule.verbs.card import finish
 from chainrule.verbs.display import Display, display_for
@@ -113,6 +114,7 @@ def fit(
         if name not in known:
             raise ValueError(f"unknown option {name!r}; known: {', '.join(known)}")
     asked = Options(**options)
+    keep_memory()  # before the first tensor, or huge pages come too late
     display = display_for() if display is None else display
     folder = Path(out) if out is not None else Path("runs") / _stem(source)
     there = (folder / "config.json").exists()
