@@ -39,6 +39,7 @@ class TrainConfig:
         lr: peak learning rate; warm_up: steps; decay: share of the steps going down.
         clip: largest norm of the gradient; accumulate: windows batches a step.
         carry: consecutive batches, the hidden state carried over (truncated back-propagation).
+        threads: of the processor; a resumed run takes as many, so that its sums are the same.
         evaluations: held-out checks over the whole run; patience: how many may pass without
             a new best before training stops early.
 
@@ -57,6 +58,7 @@ class TrainConfig:
     accumulate: int = 1
     carry: bool = False
     seed: int = 0
+    threads: int = 1
     evaluations: int = 20
     patience: int = 6
 
@@ -71,6 +73,7 @@ class TrainConfig:
         bounded("clip", self.clip, 1e-6, 1e9)
         bounded("accumulate", self.accumulate, 1, 65536)
         bounded("seed", self.seed, 0, 2**63 - 1)
+        bounded("threads", self.threads, 1, 65536)
         bounded("evaluations", self.evaluations, 1, 10**6)
         bounded("patience", self.patience, 1, 10**6)
 
@@ -182,6 +185,8 @@ class Trainer:
         every = max(1, config.steps // config.evaluations)
         symbols = config.batch * config.length * config.accumulate
         to_bits = len(self.corpus.train) / self.corpus.train_bytes / math.log(2)
+        every_thread = torch.get_num_threads()
+        torch.set_num_threads(config.threads)
         began = saved = time.perf_counter()
         before = at.seconds
         self.model.train()
@@ -205,6 +210,7 @@ class Trainer:
             if folder is not None and time.perf_counter() - saved > checkpoint_every:
                 self.save(folder)
                 saved = time.perf_counter()
+        torch.set_num_threads(every_thread)
         if folder is not None:
             self.save(folder)
 
@@ -238,21 +244,31 @@ class Trainer:
 def calibrate(
     model: SequenceModel, corpus: Corpus, config: TrainConfig, seconds: float
 ) -> TrainConfig:
-    """The config whose steps fill ``seconds`` on this machine, measured on a copy of the model."""
-    dice = torch.get_rng_state()
+    """The config whose steps fill ``seconds`` on this machine, measured on a copy of the model.
+
+    One thread is tried beside all of them: small networks, and busy machines, are faster so.
+    """
+    dice, every = torch.get_rng_state(), torch.get_num_threads()
     trial = Trainer(copy.deepcopy(model), corpus, replace(config, warm_up=0, steps=10**9))
     trial.model.train()
-    trial.train_step()  # the first one also pays for warming up
-    began, done = time.perf_counter(), 0
-    while time.perf_counter() - began < min(_CALIBRATION, seconds / 10) or done < 2:
-        trial.train_step()
-        done += 1
-    per_step = (time.perf_counter() - began) / done
+    speeds = {}
+    for threads in sorted({1, every}):
+        torch.set_num_threads(threads)
+        trial.train_step()  # the first one also pays for warming up
+        began, done = time.perf_counter(), 0
+        while time.perf_counter() - began < min(_CALIBRATION, seconds / 20) or done < 2:
+            trial.train_step()
+            done += 1
+        speeds[threads] = (time.perf_counter() - began) / done
+    threads = min(speeds, key=lambda n: speeds[n])
+    per_step = speeds[threads]
+    torch.set_num_threads(threads)
     began = time.perf_counter()
     trial.held_out_bits()
     checking = time.perf_counter() - began
+    torch.set_num_threads(every)
     torch.set_rng_state(dice)
     evaluations = max(2, min(config.evaluations, int(seconds * 0.15 / max(checking, 1e-3))))
     steps = max(10, int((seconds * 0.95 - evaluations * checking) / per_step))
     warm_up = min(config.warm_up, steps // 10)
-    return replace(config, steps=steps, warm_up=warm_up, evaluations=evaluations)
+    return replace(config, steps=steps, warm_up=warm_up, evaluations=evaluations, threads=threads)

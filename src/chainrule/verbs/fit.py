@@ -171,13 +171,14 @@ def _new(
         if seconds is not None:
             config = calibrate(model, corpus, config, seconds)
         artifact.recipe["training"] = to_dict(config)
-        budget = f"{config.steps:,} steps" + ("" if seconds is None else f" in {seconds:.0f} s")
+        within = "" if seconds is None else f" in {seconds:.0f} s"
+        budget = f"{config.steps:,} steps{within}, threads: {config.threads}"
     else:
         budget = "counted, not trained"
     count = sum(p.numel() for p in model.parameters())
     display.say(
         f"model {name}, size {size} ({count:,} parameters): {len(corpus.train):,} symbols "
-        f"to learn, {budget}, {torch.get_num_threads()} threads"
+        f"to learn, {budget}"
     )
     return artifact, corpus
 
@@ -234,6 +235,7 @@ def _training(size: str, asked: Options) -> TrainConfig:
     }
     usual: dict[str, Any] = {"steps": 1, "lr": {"tiny": 1e-2, "small": 1e-2, "base": 3e-3}[size]}
     asked_for = {k: v for k, v in given.items() if v is not None}
+    usual["threads"] = torch.get_num_threads()
     return TrainConfig(**{**usual, **asked_for}, accumulate=asked.accumulate, seed=asked.seed)
 
 
