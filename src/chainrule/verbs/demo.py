@@ -59,7 +59,10 @@ def _page(fitted: Fitted, folder: Path, bits: dict[str, float]) -> str:
     """One page that needs no other file: the picture stands in it."""
     done = fitted.artifact.results
     seconds = f"{done['seconds']:.0f} seconds"
-    samples = [s for p in PROMPTS for s in fitted.generate(p, length=400, temperature=0.8, seed=1)]
+    samples = [
+        fitted.generate(prompt, length=400, temperature=0.8, seed=seed)[0]
+        for seed, prompt in enumerate(PROMPTS)
+    ]
     suggestions = [(typed, fitted.next(typed, k=5)) for typed in TYPED]
     scored = fitted.score(SURPRISE)
     picture = folder / "loss.png"
@@ -110,11 +113,12 @@ h1 {{ font-size: 1.6rem; margin-bottom: 0 }} h2 {{ font-size: 1.1rem; margin-top
 .dim {{ color: #66788a }} img {{ max-width: 100% }}
 table {{ width: 100%; border-spacing: 0 .3rem }} th {{ text-align: left; width: 8rem;
   font-weight: 500 }}
-.bar {{ background: #dfe6ec; border-radius: 4px; padding: .15rem .6rem; text-align: right }}
+.bar {{ background: #dfe6ec; border-radius: 4px; padding: .15rem .6rem; text-align: right;
+  box-sizing: border-box }}
 .own {{ background: #c0392b; color: #fff }}
 pre {{ white-space: pre-wrap; background: #f6f8fa; border-radius: 6px; padding: .8rem 1rem;
   font: 15px/1.5 Georgia, serif }}
-.typed {{ font-family: ui-monospace, monospace; margin: 1rem 0 .3rem }}
+.typed {{ font-family: ui-monospace, monospace; white-space: pre-wrap; margin: 1rem 0 .3rem }}
 .caret {{ border-left: 2px solid #c0392b; margin-left: 1px }}
 .key {{ display: inline-block; border: 1px solid #cbd5de; border-radius: 6px; padding: .2rem .6rem;
   margin: 0 .4rem .4rem 0 }} .key i {{ color: #66788a; font-size: .8em }}
