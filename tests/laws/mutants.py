@@ -18,10 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
-from tests.laws.mutations import MUTANTS, Mutant
+from tests.laws.mutations import LOOP, NOISE, STATE, Mutant
+from tests.laws.mutations_models import MODEL, TEST_ONLY
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS, LIMIT_S = 2, 240
+MUTANTS = [*NOISE, *STATE, *MODEL, *LOOP, *TEST_ONLY]
 COPIED = ["src", "tests", "pyproject.toml"]
 # An editable installation's finder would lead back to the working tree.
 RUN = (
