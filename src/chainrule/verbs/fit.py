@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import signal
@@ -162,14 +163,16 @@ def _new(
     torch.manual_seed(asked.seed)
     seconds = None if asked.steps else seconds_of(asked.time or DEFAULT_TIME)
     name, size = _choose(len(corpus.train), seconds, asked)
-    dropout = _dropout(len(corpus.train)) if asked.dropout is None else asked.dropout
-    model = _model(name, size, codec.space, dropout)
+    model = _model(name, size, codec.space, asked.dropout)
     recipe = {"name": name, "size": size, "data": collection.folder.name, "seed": asked.seed}
     artifact = Artifact(model, codec, recipe)
     if model.by_gradient:
         config = _training(size, asked)
         if seconds is not None:
             config = calibrate(model, corpus, config, seconds)
+        if asked.dropout is None:  # known only now: it depends on how often the data is seen
+            torch.manual_seed(asked.seed)
+            artifact.model = _model(name, size, codec.space, _dropout(config, len(corpus.train)))
         artifact.recipe["training"] = to_dict(config)
         within = "" if seconds is None else f" in {seconds:.0f} s"
         budget = f"{config.steps:,} steps{within}, threads: {config.threads}"
@@ -211,9 +214,10 @@ def _choose(num_symbols: int, seconds: float | None, asked: Options) -> tuple[st
     return asked.model or "lstm", size
 
 
-def _dropout(num_symbols: int) -> float:
-    """The less there is to learn from, the more is dropped."""
-    return 0.2 if num_symbols < 1_000_000 else 0.1 if num_symbols < 10_000_000 else 0.0
+def _dropout(config: TrainConfig, num_symbols: int) -> float:
+    """The oftener the data is seen, the more is dropped."""
+    seen = config.steps * config.batch * config.length * config.accumulate / num_symbols
+    return next(p for most, p in ((2, 0.0), (6, 0.1), (20, 0.2), (math.inf, 0.4)) if seen < most)
 
 
 def _model(name: str, size: str, space: Space, dropout: float | None) -> SequenceModel:
