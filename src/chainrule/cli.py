@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 # Held against the registry by a test: reading it would import torch.
-ModelName = Literal["lstm", "gru", "mingru", "rnn", "ngram"]
+ModelName = Literal["transformer", "gpt2", "lstm", "gru", "mingru", "rnn", "ngram"]
 SizeName = Literal["tiny", "small", "base"]
 CodecName = Literal["bytes", "chars", "words", "bpe"]
 StrategyName = Literal["auto", "ancestral"]

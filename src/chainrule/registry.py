@@ -15,11 +15,14 @@ from chainrule.core.model import SequenceModel
 from chainrule.core.space import Space
 from chainrule.models.ngram import NGram, ngram
 from chainrule.models.rnn import RNN, gru, lstm, mingru, rnn
+from chainrule.models.transformer import Transformer, gpt2, transformer
 
 Recipe = Callable[[Space, str], Any]
 
-MODELS: dict[str, type[SequenceModel]] = {"ngram": NGram, "rnn": RNN}
+MODELS: dict[str, type[SequenceModel]] = {"ngram": NGram, "rnn": RNN, "transformer": Transformer}
 RECIPES: dict[str, Recipe] = {
+    "transformer": transformer,
+    "gpt2": gpt2,
     "lstm": lstm,
     "gru": gru,
     "mingru": mingru,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from chainrule.core.model import AnyOrder, Condition, SequenceModel
 from chainrule.core.objective import Batch
 from chainrule.core.space import Space
+from chainrule.models.transformer import Transformer, TransformerConfig
 from chainrule.models.wrappers import Penalties
 from chainrule.registry import MODELS, RECIPES
 from tests.models.conv import DilatedConv
@@ -94,6 +96,12 @@ def _mixture() -> SequenceModel:
     return Mixture([Markov(SIZE), LabelGRU(SIZE, LABELS), DilatedConv(SIZE, (1, 2))])
 
 
+def _transformer(**shape: Any) -> SequenceModel:
+    """So narrow a context that every sequence of the laws goes beyond it."""
+    space = Space("finite", SIZE)
+    return Transformer(TransformerConfig(space, dim=16, num_layers=2, hidden=24, **shape))
+
+
 def _recipe(name: str) -> SequenceModel:
     config = RECIPES[name](Space("finite", SIZE), "tiny")
     model = next(m for m in MODELS.values() if getattr(m, "Config", None) is type(config))(config)
@@ -117,5 +125,8 @@ TEST_ONLY = [
     Entry("penalties", lambda: Penalties(Markov(SIZE), 1.3, 0.2, 0.1)),
     Entry("student", StudentAR),
     Entry("counts", CountAR),
+    Entry("sliding", partial(_transformer, num_kv_heads=2, context=3, sinks=1)),
+    Entry("no-sinks", partial(_transformer, context=4, sinks=0)),
+    Entry("blocks", partial(_transformer, layout="gpt2", context=3, sinks=0, tied=True)),
 ]
 ENTRIES = TEST_ONLY + [Entry(name, partial(_recipe, name), registered=True) for name in RECIPES]

@@ -88,9 +88,9 @@ def test_12_gradients_and_overfitting(entry: Entry):
     assert silent == []
     x = symbols(model.space, 1, 5, dice(6))
     batch = Batch(x, (5,), entry.cond(1, dice(6)))
-    optim = torch.optim.Adam(model.parameters(), lr=0.05)
+    optim = torch.optim.Adam(model.parameters(), lr=0.02)
     losses = []
-    for _ in range(80):
+    for _ in range(120):
         loss, count = nll(model, batch)
         _gradients(model, loss)
         optim.step()

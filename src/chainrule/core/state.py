@@ -213,6 +213,23 @@ class Grow(Leaf):
         grown.write(values)
         return grown
 
+    @property
+    def capacity(self) -> int:
+        """Positions that the slab has room for."""
+        return self.slab.tensor.shape[self.axis]
+
+    def compact(self, first: int, newest: int) -> Grow:
+        """A slab of its own with the ``first`` and the ``newest`` positions of every row."""
+        slab, axis = self.slab.tensor, self.axis
+        lens = tuple(min(n, first + newest) for n in self.lens)
+        fresh = torch.zeros_like(slab)
+        for row, (old, new) in enumerate(zip(self.lens, lens, strict=True)):
+            head, tail = min(first, new), max(0, new - first)
+            source, target = slab[row], fresh[row]
+            target.narrow(axis - 1, 0, head).copy_(source.narrow(axis - 1, 0, head))
+            target.narrow(axis - 1, head, tail).copy_(source.narrow(axis - 1, old - tail, tail))
+        return Grow(Slab(fresh), lens, axis)
+
     def read(self, *index: int) -> Tensor:
         """A view up to the longest row; beyond a row's own length lies anything finite."""
         where: tuple[slice | int, ...] = (slice(None), *index)

@@ -1,0 +1,107 @@
+"""Causal self-attention: rotary positions, grouped queries, bands and sinks.
+
+Shapes: B rows, T queries, S keys, D width, H heads, G key-value heads, K head width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SHORT = 512  # queries up to which products and a softmax beat the fused kernel on a processor
+BLOCK = 1024  # queries of one call at most, so that scores never take T² of memory
+
+
+def rotary(pos: Tensor, width: int, base: float, like: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin [*pos, K], half-split as in Llama.
+
+    Angles are float64, so that positions far out keep their differences.
+    Source: Su et al. 2021, "RoFormer", equation 34.
+    """
+    rate = base ** (-torch.arange(0, width, 2, dtype=torch.float64, device=pos.device) / width)
+    angle = (pos.double()[..., None] * rate).repeat(*(1,) * pos.ndim, 2)
+    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [..., K] turned by the angles of its position."""
+    left, right = x.chunk(2, -1)
+    return x * cos + torch.cat([-right, left], -1) * sin
+
+
+def causal(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor) -> Tensor:
+    """Every query sees itself and all before it: [B, H, T, K]."""
+    length, grouped = q_BHTK.shape[2], q_BHTK.shape[1] != k_BGTK.shape[1]
+    if q_BHTK.device.type != "cpu" or length > SHORT:
+        return F.scaled_dot_product_attention(
+            q_BHTK, k_BGTK, v_BGTK, is_causal=True, enable_gqa=grouped
+        )
+    hidden = torch.ones(length, length, dtype=torch.bool, device=q_BHTK.device).triu(1)
+    return weights(q_BHTK, k_BGTK, hidden) @ _spread(v_BGTK, q_BHTK)
+
+
+def weights(
+    q_BHTK: Tensor, k_BGSK: Tensor, hidden: Tensor | None, to_sinks: Tensor | None = None
+) -> Tensor:
+    """Softmax of the scores: [B, H, T, S]. ``hidden``: bool [T, S] or [B, 1, T, S], True is unseen.
+
+    ``to_sinks`` [B, H, T, sinks]: scores that take the place of the first ones.
+    """
+    rows, heads, length, width = q_BHTK.shape
+    k = _spread(k_BGSK, q_BHTK)
+    flat = rows * heads
+    scores = torch.baddbmm(
+        q_BHTK.new_zeros(()),
+        q_BHTK.reshape(flat, length, width),
+        k.reshape(flat, -1, width).transpose(1, 2),
+        beta=0,
+        alpha=width**-0.5,
+    ).view(rows, heads, length, -1)
+    if to_sinks is not None:
+        scores = torch.cat([to_sinks * width**-0.5, scores[..., to_sinks.shape[-1] :]], -1)
+    if hidden is not None:
+        scores = scores.masked_fill(hidden, -torch.inf)
+    return torch.softmax(scores, -1)
+
+
+def banded(
+    q_BHTK: Tensor,
+    k_BGSK: Tensor,
+    v_BGSK: Tensor,
+    first: tuple[int, ...],
+    context: int,
+    sinks: int,
+    to_sinks_BHTK: Tensor | None,
+) -> Tensor:
+    """Query t of row b stands at key ``first[b] + t``: [B, H, T, K].
+
+    It sees the ``context - sinks`` newest keys, itself included, and the first ``sinks`` ones.
+    To those it turns with ``to_sinks_BHTK`` instead of q, where that is given.
+    Source for the sinks: Xiao et al. 2023, "Efficient Streaming Language Models".
+    """
+    recent, length = context - sinks, q_BHTK.shape[2]
+    device = q_BHTK.device
+    low = max(0, min(first) - recent + 1)
+    low = 0 if low <= sinks else low
+    high = max(first) + length
+    k, v = k_BGSK[:, :, low:high], v_BGSK[:, :, low:high]
+    key = torch.arange(low, high, device=device)
+    if low and sinks:
+        k = torch.cat([k_BGSK[:, :, :sinks], k], 2)
+        v = torch.cat([v_BGSK[:, :, :sinks], v], 2)
+        key = torch.cat([torch.arange(sinks, device=device), key])
+    begin = torch.tensor(sorted(set(first)) if len(set(first)) == 1 else first, device=device)
+    query = (begin[:, None] + torch.arange(length, device=device))[:, None, :, None]
+    unseen = (key > query) | ((query - key >= recent) & (key >= sinks))
+    scores = None
+    if to_sinks_BHTK is not None and sinks:
+        near = _spread(k_BGSK[:, :, :sinks], q_BHTK)
+        scores = to_sinks_BHTK @ near.transpose(2, 3)
+    return weights(q_BHTK, k, unseen, scores) @ _spread(v, q_BHTK)
+
+
+def _spread(k_BGSK: Tensor, q_BHTK: Tensor) -> Tensor:
+    """Key-value heads repeated for their group of queries: [B, H, S, K]."""
+    group = q_BHTK.shape[1] // k_BGSK.shape[1]
+    return k_BGSK if group == 1 else k_BGSK.repeat_interleave(group, 1)
