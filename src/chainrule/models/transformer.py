@@ -19,7 +19,9 @@ from chainrule.core.model import Condition, SequenceModel
 from chainrule.core.space import Space
 from chainrule.core.state import Grow, State, Window
 from chainrule.nn import attention
+from chainrule.nn.block import Angles, LayerNode, Shape
 from chainrule.nn.heads import LinearCategorical
+from chainrule.nn.precision import product_type
 
 Layout = Literal["llama", "gpt2"]
 SIZES = {"tiny": (2, 64, 2), "small": (4, 128, 4), "base": (6, 384, 6)}
@@ -38,6 +40,7 @@ class TransformerConfig:
             slides: the newest ``context - sinks`` and the first ``sinks`` inputs. gpt2 begins a
             new block each ``context // 2`` symbols, with the other half of the context in it.
         dropout: share of what is dropped from the embedding and from every branch, in training.
+        gelu: exact (none) or by a hyperbolic tangent, as OpenAI's weights want it; of gpt2.
         tied: the embedding is the output weights too (Press & Wolf 2017).
 
     Raises:
@@ -55,6 +58,7 @@ class TransformerConfig:
     sinks: int = 4
     dropout: float = 0.0
     tied: bool = False
+    gelu: Literal["none", "tanh"] = "none"
     rope_base: float = 10000.0
     epsilon: float = 1e-5
 
@@ -107,6 +111,36 @@ class Layer(nn.Module):
         self.down = nn.Linear(config.hidden, dim, bias=gpt2)
         self.dropout = nn.Dropout(config.dropout)
 
+    def forward(self, x_BTD: Tensor, angles: Angles) -> Tensor:
+        """Causal attention over all of x, then the feed-forward part."""
+        learns = torch.is_grad_enabled() and self.qkv.weight.requires_grad
+        if not learns or not attention.explicit(x_BTD):
+            q, k, v = self.heads(x_BTD)
+            if angles is not None:
+                q, k = attention.rotate(q, *angles), attention.rotate(k, *angles)
+            return self.join(x_BTD, attention.causal(q, k, v))
+        config, compute = self.config, product_type(x_BTD)
+        shape = Shape(
+            config.layout == "gpt2",
+            config.gelu,
+            config.num_heads,
+            config.num_kv_heads,
+            config.epsilon,
+            compute,
+        )
+        masks = None
+        if self.training and config.dropout:
+            like = torch.ones_like(x_BTD, dtype=compute)
+            masks = self.dropout(like), self.dropout(like)
+        if angles is not None:
+            angles = angles[0].to(compute), angles[1].to(compute)
+        out: Tensor = LayerNode.apply(x_BTD, shape, angles, masks, *self._weights())
+        return out
+
+    def _weights(self) -> list[Tensor | None]:
+        parts = (self.norm_in, self.qkv, self.out, self.norm_mid, self.up, self.down)
+        return [t for part in parts for t in (part.weight, getattr(part, "bias", None))]
+
     def heads(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [B, H, L, K], keys and values [B, G, L, K], not yet rotated."""
         config = self.config
@@ -121,11 +155,12 @@ class Layer(nn.Module):
         x = x_BLD + self.dropout(self.out(mixed))
         up = self.up(self.norm_mid(x))
         if self.config.layout == "gpt2":
-            inner = F.gelu(up, approximate="tanh")
+            inner = F.gelu(up, approximate=self.config.gelu)
         else:
             gate, value = up.chunk(2, -1)
             inner = F.silu(gate) * value
-        return x + self.dropout(self.down(inner))
+        out: Tensor = x + self.dropout(self.down(inner))
+        return out
 
 
 class Transformer(SequenceModel):
@@ -179,29 +214,19 @@ class Transformer(SequenceModel):
         angles = self._angles(pos, out)
         edge = self._edge(pos, out) if length > context else None
         for layer in self._layers():
+            if length <= context:
+                out = layer(out, angles)
+                continue
             q, k, v = layer.heads(out)
-            to_sinks = None if edge is None else attention.rotate(q, *edge)
+            edged = None if edge is None else attention.rotate(q, *edge)
             if angles is not None:
                 q, k = attention.rotate(q, *angles), attention.rotate(k, *angles)
-            if length <= context:
-                mixed = attention.causal(q, k, v)
-            else:
-                mixed = torch.cat(
-                    [
-                        attention.banded(
-                            q[:, :, at : at + attention.BLOCK],
-                            k,
-                            v,
-                            (at,),
-                            context,
-                            self.config.sinks,
-                            None if to_sinks is None else to_sinks[:, :, at : at + attention.BLOCK],
-                        )
-                        for at in range(0, length, attention.BLOCK)
-                    ],
-                    2,
-                )
-            out = layer.join(out, mixed)
+            mixed = []
+            for at in range(0, length, attention.BLOCK):
+                here, sinks = slice(at, at + attention.BLOCK), self.config.sinks
+                to_sinks = None if edged is None else edged[:, :, here]
+                mixed += [attention.banded(q[:, :, here], k, v, (at,), context, sinks, to_sinks)]
+            out = layer.join(out, torch.cat(mixed, 2))
         hidden: Tensor = self.norm(out)
         return hidden
 
@@ -242,7 +267,7 @@ class Transformer(SequenceModel):
         return self._law(state.window("hidden"))
 
     def _open(self, x: Tensor) -> tuple[Grow, Tensor]:
-        """A cache that has consumed the start symbol and x [B, L], and the last hidden [B, 1, D]."""
+        """A cache behind the start symbol and x [B, L], and the last hidden [B, 1, D]."""
         config, weight = self.config, self.embedding.weight
         shape = (config.num_layers, 2, config.num_kv_heads, FIRST, config.head_width)
         kv = Grow.empty(weight.new_zeros(len(x), *shape), axis=4)
@@ -355,12 +380,12 @@ class Transformer(SequenceModel):
         out: Tensor = self.embedding(inputs)
         return out if self.position is None else out + self.position(pos)
 
-    def _angles(self, pos: Tensor, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    def _angles(self, pos: Tensor, like: Tensor) -> Angles:
         if self.learned:
             return None
         return attention.rotary(pos, self.config.head_width, self.config.rope_base, like)
 
-    def _edge(self, pos: Tensor, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    def _edge(self, pos: Tensor, like: Tensor) -> Angles:
         """Angles towards the sinks: as far off as the context reaches, and no farther."""
         if self.learned or not self.config.sinks:
             return None
