@@ -19,13 +19,14 @@ from chainrule.core.model import Condition, SequenceModel
 from chainrule.core.space import Space
 from chainrule.core.state import Grow, State, Window
 from chainrule.nn import attention
-from chainrule.nn.block import Angles, LayerNode, Shape
+from chainrule.nn.attention import Angles, rotate
+from chainrule.nn.block import Layer, Shape
 from chainrule.nn.heads import LinearCategorical
-from chainrule.nn.precision import product_type
 
 Layout = Literal["llama", "gpt2"]
 SIZES = {"tiny": (2, 64, 2), "small": (4, 128, 4), "base": (6, 384, 6)}
 FIRST = 16  # positions that a fresh cache has room for
+BLOCK = 1024  # symbols that a cache takes in at a time
 
 
 @dataclass(frozen=True)
@@ -96,89 +97,36 @@ class TransformerConfig:
         return self.dim // self.num_heads
 
 
-class Layer(nn.Module):
-    """Attention and a feed-forward part, each behind a norm and added to what came in."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        dim, width, gpt2 = config.dim, config.head_width, config.layout == "gpt2"
-        self.config = config
-        self.norm_in, self.norm_mid = _norm(config), _norm(config)
-        wide = (config.num_heads + 2 * config.num_kv_heads) * width
-        self.qkv = nn.Linear(dim, wide, bias=gpt2)
-        self.out = nn.Linear(dim, dim, bias=gpt2)
-        self.up = nn.Linear(dim, config.hidden if gpt2 else 2 * config.hidden, bias=gpt2)
-        self.down = nn.Linear(config.hidden, dim, bias=gpt2)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x_BTD: Tensor, angles: Angles) -> Tensor:
-        """Causal attention over all of x, then the feed-forward part."""
-        learns = torch.is_grad_enabled() and self.qkv.weight.requires_grad
-        if not learns or not attention.explicit(x_BTD):
-            q, k, v = self.heads(x_BTD)
-            if angles is not None:
-                q, k = attention.rotate(q, *angles), attention.rotate(k, *angles)
-            return self.join(x_BTD, attention.causal(q, k, v))
-        config, compute = self.config, product_type(x_BTD)
-        shape = Shape(
-            config.layout == "gpt2",
-            config.gelu,
-            config.num_heads,
-            config.num_kv_heads,
-            config.epsilon,
-            compute,
-        )
-        masks = None
-        if self.training and config.dropout:
-            like = torch.ones_like(x_BTD, dtype=compute)
-            masks = self.dropout(like), self.dropout(like)
-        if angles is not None:
-            angles = angles[0].to(compute), angles[1].to(compute)
-        out: Tensor = LayerNode.apply(x_BTD, shape, angles, masks, *self._weights())
-        return out
-
-    def _weights(self) -> list[Tensor | None]:
-        parts = (self.norm_in, self.qkv, self.out, self.norm_mid, self.up, self.down)
-        return [t for part in parts for t in (part.weight, getattr(part, "bias", None))]
-
-    def heads(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [B, H, L, K], keys and values [B, G, L, K], not yet rotated."""
-        config = self.config
-        h, g, width = config.num_heads, config.num_kv_heads, config.head_width
-        qkv = self.qkv(self.norm_in(x_BLD)).unflatten(-1, (h + 2 * g, width)).transpose(1, 2)
-        q, k, v = qkv.split((h, g, g), 1)
-        return q, k, v
-
-    def join(self, x_BLD: Tensor, mixed_BHLK: Tensor) -> Tensor:
-        """What the heads saw, added in; then the feed-forward part."""
-        mixed = mixed_BHLK.transpose(1, 2).flatten(2)
-        x = x_BLD + self.dropout(self.out(mixed))
-        up = self.up(self.norm_mid(x))
-        if self.config.layout == "gpt2":
-            inner = F.gelu(up, approximate=self.config.gelu)
-        else:
-            gate, value = up.chunk(2, -1)
-            inner = F.silu(gate) * value
-        out: Tensor = x + self.dropout(self.down(inner))
-        return out
-
-
 class Transformer(SequenceModel):
     """Embedding, layers, a norm, a linear head. The start symbol is the end symbol, if any."""
 
     Config = TransformerConfig
+    no_bias: Tensor
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         assert config.space.size is not None
-        self.config, self.space = config, config.space
+        self.config: TransformerConfig = config
+        self.space = config.space
         eos = config.space.eos
         self.begin = config.space.size if eos is None else eos
         self.embedding = nn.Embedding(config.space.size + (eos is None), config.dim)
         self.position = nn.Embedding(config.context, config.dim) if self.learned else None
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
-        self.norm = _norm(config)
-        self.head = None if config.tied else nn.Linear(config.dim, config.space.size, bias=False)
+        shape = Shape(
+            self.learned,
+            config.dim,
+            config.hidden,
+            config.num_heads,
+            config.num_kv_heads,
+            config.gelu,
+            config.epsilon,
+            config.dropout,
+        )
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(config.num_layers))
+        self.norm = shape.norm()
+        self.head: nn.Linear | None = None
+        if not config.tied:
+            self.head = nn.Linear(config.dim, config.space.size, bias=False)
         self.dropout = nn.Dropout(config.dropout)
         self.register_buffer("no_bias", torch.zeros(config.space.size), persistent=False)
         for name, p in self.named_parameters():
@@ -218,15 +166,16 @@ class Transformer(SequenceModel):
                 out = layer(out, angles)
                 continue
             q, k, v = layer.heads(out)
-            edged = None if edge is None else attention.rotate(q, *edge)
-            if angles is not None:
-                q, k = attention.rotate(q, *angles), attention.rotate(k, *angles)
-            mixed = []
-            for at in range(0, length, attention.BLOCK):
-                here, sinks = slice(at, at + attention.BLOCK), self.config.sinks
-                to_sinks = None if edged is None else edged[:, :, here]
-                mixed += [attention.banded(q[:, :, here], k, v, (at,), context, sinks, to_sinks)]
-            out = layer.join(out, torch.cat(mixed, 2))
+            mixed = attention.banded(
+                rotate(q, angles),
+                rotate(k, angles),
+                v,
+                (0,) * len(x),
+                context,
+                self.config.sinks,
+                None if edge is None else rotate(q, edge),
+            )
+            out = layer.join(out, mixed)
         hidden: Tensor = self.norm(out)
         return hidden
 
@@ -254,8 +203,8 @@ class Transformer(SequenceModel):
     def extend(self, state: State, x: Tensor, tail: int = 0) -> State:
         if self.learned:
             return self._extend_blocks(state, x, tail)
-        for at in range(0, x.shape[1], attention.BLOCK):
-            piece = x[:, at : at + attention.BLOCK]
+        for at in range(0, x.shape[1], BLOCK):
+            piece = x[:, at : at + BLOCK]
             length = piece.shape[1]
             kept = state.kept(length, tail)
             kv = self._roomy(state.grow("kv"), length, state.tail)
@@ -295,13 +244,17 @@ class Transformer(SequenceModel):
         kv = kv.claim(length)
         for i, layer in enumerate(self._layers()):
             q, k, v = layer.heads(out)
-            to_sinks = None if edge is None else attention.rotate(q, *edge)
-            if angles is not None:
-                q, k = attention.rotate(q, *angles), attention.rotate(k, *angles)
-            kv.write(k, i, 0)
+            kv.write(rotate(k, angles), i, 0)
             kv.write(v, i, 1)
-            keys, values = kv.read(i, 0), kv.read(i, 1)
-            mixed = attention.banded(q, keys, values, first, config.context, config.sinks, to_sinks)
+            mixed = attention.banded(
+                rotate(q, angles),
+                kv.read(i, 0),
+                kv.read(i, 1),
+                first,
+                config.context,
+                config.sinks,
+                None if edge is None else rotate(q, edge),
+            )
             out = layer.join(out, mixed)
         return kv, self.norm(out)
 
@@ -370,8 +323,7 @@ class Transformer(SequenceModel):
         unseen = torch.ones(len(pos), len(pos), dtype=torch.bool, device=x.device).triu(1)
         for layer in self._layers():
             q, k, v = layer.heads(out)
-            if angles is not None:
-                q, k = attention.rotate(q, *angles), attention.rotate(k, *angles)
+            q, k = rotate(q, angles), rotate(k, angles)
             found.append(attention.weights(q, k, unseen))
             out = layer.join(out, attention.causal(q, k, v))
         return torch.stack(found)
@@ -392,17 +344,11 @@ class Transformer(SequenceModel):
         return self._angles(pos.clamp_max(self.config.context - 1), like)
 
     def _law(self, hidden: Tensor) -> LinearCategorical:
-        weight = self.embedding.weight if self.head is None else self.head.weight
+        weight: Tensor = self.embedding.weight if self.head is None else self.head.weight
         return LinearCategorical(hidden, weight[: self.space.size], self.no_bias)
 
     def _layers(self) -> list[Layer]:
         return list(self.layers._modules.values())  # type: ignore[arg-type]
-
-
-def _norm(config: TransformerConfig) -> nn.Module:
-    if config.layout == "gpt2":
-        return nn.LayerNorm(config.dim, config.epsilon)
-    return nn.RMSNorm(config.dim, config.epsilon)
 
 
 def transformer(space: Space, size: str = "small") -> TransformerConfig:

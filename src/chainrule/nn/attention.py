@@ -10,24 +10,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SHORT = 512  # queries up to which products and a softmax beat the fused kernel on a processor
-BLOCK = 1024  # queries of one call at most, so that scores never take T² of memory
+BAND = 128  # queries that share their keys in a band, at least
+
+Angles = tuple[Tensor, Tensor] | None  # cos and sin [..., K / 2], where positions are rotary
 
 
 def rotary(pos: Tensor, width: int, base: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin [*pos, K], half-split as in Llama.
+    """cos and sin [*pos, K / 2] for pairs (i, i + K / 2), as in Llama.
 
     Angles are float64, so that positions far out keep their differences.
     Source: Su et al. 2021, "RoFormer", equation 34.
     """
     rate = base ** (-torch.arange(0, width, 2, dtype=torch.float64, device=pos.device) / width)
-    angle = (pos.double()[..., None] * rate).repeat(*(1,) * pos.ndim, 2)
+    angle = pos.double()[..., None] * rate
     return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [..., K] turned by the angles of its position."""
+def rotate(x: Tensor, angles: Angles) -> Tensor:
+    """x [..., K] turned by the angles of its position, if there are any."""
+    if angles is None:
+        return x
+    cos, sin = angles
     left, right = x.chunk(2, -1)
-    return x * cos + torch.cat([-right, left], -1) * sin
+    return torch.cat([left * cos - right * sin, right * cos + left * sin], -1)
 
 
 def explicit(x_BTD: Tensor) -> bool:
@@ -85,24 +90,30 @@ def banded(
     To those it turns with ``to_sinks_BHTK`` instead of q, where that is given.
     Source for the sinks: Xiao et al. 2023, "Efficient Streaming Language Models".
     """
-    recent, length = context - sinks, q_BHTK.shape[2]
-    device = q_BHTK.device
-    low = max(0, min(first) - recent + 1)
+    length, block = q_BHTK.shape[2], max(BAND, context)
+    if length > block:  # only the keys near a block are looked at, and never T² of memory taken
+        parts = []
+        for at in range(0, length, block):
+            here, begin = slice(at, at + block), tuple(n + at for n in first)
+            aside = None if to_sinks_BHTK is None else to_sinks_BHTK[:, :, here]
+            q = q_BHTK[:, :, here]
+            parts.append(banded(q, k_BGSK, v_BGSK, begin, context, sinks, aside))
+        return torch.cat(parts, 2)
+    recent, device = context - sinks, q_BHTK.device
+    low, high = max(0, min(first) - recent + 1), max(first) + length
     low = 0 if low <= sinks else low
-    high = max(first) + length
     k, v = k_BGSK[:, :, low:high], v_BGSK[:, :, low:high]
     key = torch.arange(low, high, device=device)
     if low and sinks:
         k = torch.cat([k_BGSK[:, :, :sinks], k], 2)
         v = torch.cat([v_BGSK[:, :, :sinks], v], 2)
         key = torch.cat([torch.arange(sinks, device=device), key])
-    begin = torch.tensor(sorted(set(first)) if len(set(first)) == 1 else first, device=device)
-    query = (begin[:, None] + torch.arange(length, device=device))[:, None, :, None]
+    begins = torch.tensor(first if len(set(first)) > 1 else first[:1], device=device)
+    query = (begins[:, None] + torch.arange(length, device=device))[:, None, :, None]
     unseen = (key > query) | ((query - key >= recent) & (key >= sinks))
     scores = None
-    if to_sinks_BHTK is not None and sinks:
-        near = _spread(k_BGSK[:, :, :sinks], q_BHTK)
-        scores = to_sinks_BHTK @ near.transpose(2, 3)
+    if to_sinks_BHTK is not None:
+        scores = to_sinks_BHTK @ _spread(k_BGSK[:, :, :sinks], q_BHTK).transpose(2, 3)
     return weights(q_BHTK, k, unseen, scores) @ _spread(v, q_BHTK)
 
 

@@ -1,7 +1,7 @@
-"""One transformer layer as one node of the graph: what training on a processor spends its time in.
+"""A transformer layer: plain, and for training on a processor as one node of the graph.
 
-The same maths as the plain layer in ``models/transformer.py``, with its gradient written out:
-products in one narrow type, nothing cast twice, no mask filled in, and the residual kept wide.
+The node is the same maths with its gradient written out: products in one narrow type, nothing
+cast twice, no mask filled in, and the residual kept wide.
 Shapes: B rows, T positions, N = B·T, D width, H heads, G key-value heads, K head width, F inner.
 """
 
@@ -12,26 +12,76 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from chainrule.nn.attention import rotate
+from chainrule.nn import attention
+from chainrule.nn.attention import Angles, rotate
+from chainrule.nn.precision import product_type
+
+Masks = tuple[Tensor, Tensor] | None
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the node must know beside its tensors: ``gpt2`` or Llama layout, heads, types."""
+    """What a layer must know beside its weights. ``gelu``: as torch calls its kinds."""
 
     gpt2: bool
-    gelu: str
+    dim: int
+    hidden: int
     num_heads: int
     num_kv_heads: int
-    epsilon: float
-    compute: torch.dtype
+    gelu: str = "none"
+    epsilon: float = 1e-5
+    dropout: float = 0.0
+
+    def norm(self) -> nn.Module:
+        """The norm that this layout puts before every part."""
+        return (nn.LayerNorm if self.gpt2 else nn.RMSNorm)(self.dim, self.epsilon)
 
 
-Angles = tuple[Tensor, Tensor] | None
-Masks = tuple[Tensor, Tensor] | None
+class Layer(nn.Module):
+    """Attention and a feed-forward part, each behind a norm and added to what came in."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        dim, width, gpt2 = shape.dim, shape.dim // shape.num_heads, shape.gpt2
+        self.shape = shape
+        self.norm_in, self.norm_mid = shape.norm(), shape.norm()
+        self.qkv = nn.Linear(dim, (shape.num_heads + 2 * shape.num_kv_heads) * width, bias=gpt2)
+        self.out = nn.Linear(dim, dim, bias=gpt2)
+        self.up = nn.Linear(dim, shape.hidden if gpt2 else 2 * shape.hidden, bias=gpt2)
+        self.down = nn.Linear(shape.hidden, dim, bias=gpt2)
+        self.dropout = nn.Dropout(shape.dropout)
+
+    def forward(self, x_BTD: Tensor, angles: Angles) -> Tensor:
+        """Causal attention over all of x, then the feed-forward part."""
+        learns = torch.is_grad_enabled() and self.qkv.weight.requires_grad
+        if not learns or not attention.explicit(x_BTD):
+            q, k, v = self.heads(x_BTD)
+            return self.join(x_BTD, attention.causal(rotate(q, angles), rotate(k, angles), v))
+        compute, masks = product_type(x_BTD), None
+        if self.training and self.shape.dropout:
+            like = torch.ones_like(x_BTD, dtype=compute)
+            masks = self.dropout(like), self.dropout(like)
+        parts = (self.norm_in, self.qkv, self.out, self.norm_mid, self.up, self.down)
+        weights = [t for part in parts for t in (part.weight, getattr(part, "bias", None))]
+        out: Tensor = LayerNode.apply(x_BTD, self.shape, compute, angles, masks, *weights)
+        return out
+
+    def heads(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, H, L, K], keys and values [B, G, L, K], not yet rotated."""
+        h, g = self.shape.num_heads, self.shape.num_kv_heads
+        qkv = self.qkv(self.norm_in(x_BLD)).unflatten(-1, (h + 2 * g, -1)).transpose(1, 2)
+        q, k, v = qkv.split((h, g, g), 1)
+        return q, k, v
+
+    def join(self, x_BLD: Tensor, mixed_BHLK: Tensor) -> Tensor:
+        """What the heads saw, added in; then the feed-forward part."""
+        x = x_BLD + self.dropout(self.out(mixed_BHLK.transpose(1, 2).flatten(2)))
+        inner = _activate(self.up(self.norm_mid(x)), self.shape)
+        out: Tensor = x + self.dropout(self.down(inner))
+        return out
 
 
 class LayerNode(torch.autograd.Function):
@@ -42,50 +92,56 @@ class LayerNode(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, shape: Shape, angles: Angles, masks: Masks, *given: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        shape: Shape,
+        compute: torch.dtype,
+        angles: Angles,
+        masks: Masks,
+        *weights: Tensor | None,
     ) -> Tensor:
-        narrow = [None if w is None else w.to(shape.compute) for w in given]
-        in_w, in_b, qkv_w, qkv_b, out_w, out_b, mid_w, mid_b, up_w, up_b, down_w, down_b = narrow
+        in_w, in_b, mid_w, mid_b = (weights[i] for i in (0, 1, 6, 7))  # norms stay wide
+        narrow = [None if w is None else w.to(compute) for w in weights[2:6] + weights[8:]]
+        qkv_w, qkv_b, out_w, out_b, up_w, up_b, down_w, down_b = narrow
+        if angles is not None:
+            angles = angles[0].to(compute), angles[1].to(compute)
         rows, length, dim = x.shape
         flat = x.reshape(-1, dim)
-        normal, *stats_in = _norm(flat, given[0], given[1], shape)
-        q, k, v = _split(_linear(normal, qkv_w, qkv_b), rows, length, shape)
-        if angles is not None:
-            q, k = rotate(q, *angles), rotate(k, *angles)
+        normal, *stats_in = _norm(flat, in_w, in_b, shape, compute)
+        q, k, v = _split(_linear(normal, qkv_w, qkv_b), rows, length, shape, angles)
         p = _softmax(q, k)
         mixed = _to_rows(p @ v.flatten(0, 1), rows)
         branch = _linear(mixed, out_w, out_b)
         mid = flat + (branch if masks is None else branch * masks[0].flatten(0, 1))
-        middle, *stats_mid = _norm(mid, given[6], given[7], shape)
+        middle, *stats_mid = _norm(mid, mid_w, mid_b, shape, compute)
         up = _linear(middle, up_w, up_b)
         inner = _activate(up, shape)
         branch = _linear(inner, down_w, down_b)
         y = mid + (branch if masks is None else branch * masks[1].flatten(0, 1))
-        ctx.shape, ctx.sizes, ctx.has_bias = shape, (rows, length), given[3] is not None
-        ctx.angles, ctx.masks = angles, masks
+        ctx.shape, ctx.sizes, ctx.angles, ctx.masks = shape, (rows, length), angles, masks
         ctx.save_for_backward(
             flat, normal, *stats_in, q, k, v, p, mixed, mid, middle, *stats_mid, up, inner,
-            given[0], given[6], qkv_w, out_w, up_w, down_w,
+            in_w, mid_w, qkv_w, out_w, up_w, down_w,
         )  # fmt: skip
         return y.view_as(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_BTD: Tensor) -> tuple[Tensor | None, ...]:
-        shape, (rows, length), biased = ctx.shape, ctx.sizes, ctx.has_bias
+        shape, (rows, length), biased = ctx.shape, ctx.sizes, ctx.shape.gpt2
         (
             flat, normal, mean_in, rate_in, q, k, v, p, mixed, mid, middle, mean_mid, rate_mid,
             up, inner, in_w, mid_w, qkv_w, out_w, up_w, down_w,
         ) = ctx.saved_tensors  # fmt: skip
         g = g_BTD.reshape(flat.shape)
         masks = ctx.masks
-        d = (g if masks is None else g * masks[1].flatten(0, 1)).to(shape.compute)
+        d = (g if masks is None else g * masks[1].flatten(0, 1)).to(inner.dtype)
         d_down_w, d_down_b, d_inner = _linear_back(d, inner, down_w, biased)
         d_up = _activate_back(d_inner, up, shape)
         d_up_w, d_up_b, d_middle = _linear_back(d_up, middle, up_w, biased)
         d_mid, d_mid_w, d_mid_b = _norm_back(d_middle, mid, mean_mid, rate_mid, mid_w, shape)
         g = d_mid.add_(g)
-        d = (g if masks is None else g * masks[0].flatten(0, 1)).to(shape.compute)
+        d = (g if masks is None else g * masks[0].flatten(0, 1)).to(inner.dtype)
         d_out_w, d_out_b, d_mixed = _linear_back(d, mixed, out_w, biased)
         d_mixed = _to_heads(d_mixed, rows, length, shape)
         d_v = p.transpose(1, 2) @ d_mixed
@@ -95,10 +151,7 @@ class LayerNode(torch.autograd.Function):
         scale = q.shape[-1] ** -0.5
         d_q = _scaled(d_scores, k.flatten(0, 1), scale).view(q.shape)
         d_k = _scaled(d_scores.transpose(1, 2), q.flatten(0, 1), scale).view(k.shape)
-        if ctx.angles is not None:
-            cos, sin = ctx.angles
-            d_q, d_k = rotate(d_q, cos, -sin), rotate(d_k, cos, -sin)
-        d_qkv = _gather(d_q, d_k, d_v.view(v.shape), shape)
+        d_qkv = _gather(d_q, d_k, d_v.view(v.shape), shape, ctx.angles)
         d_qkv_w, d_qkv_b, d_normal = _linear_back(d_qkv, normal, qkv_w, biased)
         d_in, d_in_w, d_in_b = _norm_back(d_normal, flat, mean_in, rate_in, in_w, shape)
         wide = in_w.dtype
@@ -107,7 +160,7 @@ class LayerNode(torch.autograd.Function):
             d_mid_w, d_mid_b, d_up_w, d_up_b, d_down_w, d_down_b,
         )  # fmt: skip
         cast = (None if t is None else t.to(wide) for t in grads)
-        return d_in.add_(g).view_as(g_BTD), None, None, None, *cast
+        return d_in.add_(g).view_as(g_BTD), None, None, None, None, *cast
 
 
 # ---- linear ----
@@ -134,16 +187,16 @@ def _scaled(a: Tensor, b: Tensor, scale: float) -> Tensor:
 
 
 def _norm(
-    x_ND: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Shape
+    x_ND: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Shape, compute: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalised and scaled in the narrow type; mean and 1 / deviation [N, 1]."""
     if shape.gpt2:
         y, mean, rate = torch.native_layer_norm(x_ND, x_ND.shape[1:], weight, bias, shape.epsilon)
-        return y.to(shape.compute), mean, rate
+        return y.to(compute), mean, rate
     assert weight is not None
     rate = torch.linalg.vector_norm(x_ND, dim=1, keepdim=True).square_()
     rate = rate.div_(x_ND.shape[1]).add_(shape.epsilon).rsqrt_()
-    return (x_ND * rate).mul_(weight).to(shape.compute), rate, rate
+    return (x_ND * rate).mul_(weight).to(compute), rate, rate
 
 
 def _norm_back(
@@ -166,26 +219,42 @@ def _norm_back(
 # ---- attention ----
 
 
-def _split(qkv: Tensor, rows: int, length: int, shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
-    """[N, (H + 2G)·K] to contiguous queries, keys and values [B, H, T, K]."""
+def _split(
+    qkv: Tensor, rows: int, length: int, shape: Shape, angles: Angles
+) -> tuple[Tensor, Tensor, Tensor]:
+    """[N, (H + 2G)·K] to contiguous queries, keys and values [B, H, T, K], the first two turned."""
     h, g = shape.num_heads, shape.num_kv_heads
     parts = qkv.view(rows, length, h + 2 * g, -1).transpose(1, 2)
     q, k, v = parts.split((h, g, g), 1)
+    if angles is not None:
+        q, k = (_turned(t, *angles, t.new_empty(t.shape)) for t in (q, k))
     if g != h:
         k, v = (t.repeat_interleave(h // g, 1) for t in (k, v))
     return q.contiguous(), k.contiguous(), v.contiguous()
 
 
-def _gather(d_q: Tensor, d_k: Tensor, d_v: Tensor, shape: Shape) -> Tensor:
+def _gather(d_q: Tensor, d_k: Tensor, d_v: Tensor, shape: Shape, angles: Angles) -> Tensor:
     """The gradient of ``_split``."""
     h, g = shape.num_heads, shape.num_kv_heads
     if g != h:
         d_k, d_v = (t.unflatten(1, (g, h // g)).sum(2) for t in (d_k, d_v))
     rows, _, length, width = d_q.shape
     out = d_q.new_empty(rows, length, h + 2 * g, width)
-    for t, at in ((d_q, 0), (d_k, h), (d_v, h + g)):
-        out[:, :, at : at + t.shape[1]] = t.transpose(1, 2)
+    for t, target in zip((d_q, d_k, d_v), out.split((h, g, g), 2), strict=True):
+        if angles is None or t is d_v:
+            target.copy_(t.transpose(1, 2))
+        else:
+            _turned(t, angles[0], -angles[1], target.transpose(1, 2))
     return out.view(rows * length, -1)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
+    """``rotate`` into ``out``, half by half."""
+    left, right = x.chunk(2, -1)
+    to_left, to_right = out.chunk(2, -1)
+    torch.mul(left, cos, out=to_left).addcmul_(right, sin, value=-1)
+    torch.mul(right, cos, out=to_right).addcmul_(left, sin)
+    return out
 
 
 def _softmax(q_BHTK: Tensor, k_BHTK: Tensor) -> Tensor:
