@@ -144,14 +144,16 @@ class LayerNode(torch.autograd.Function):
         d = (g if masks is None else g * masks[0].flatten(0, 1)).to(inner.dtype)
         d_out_w, d_out_b, d_mixed = _linear_back(d, mixed, out_w, biased)
         d_mixed = _to_heads(d_mixed, rows, length, shape)
-        d_v = p.transpose(1, 2) @ d_mixed
+        d_each = q.new_empty(3, *q.shape)
+        d_q, d_k, d_v = d_each.flatten(1, 2)
+        torch.bmm(p.transpose(1, 2), d_mixed, out=d_v)
         d_scores = torch._softmax_backward_data(
             d_mixed @ v.flatten(0, 1).transpose(1, 2), p, -1, p.dtype
         )
-        scale = q.shape[-1] ** -0.5
-        d_q = _scaled(d_scores, k.flatten(0, 1), scale).view(q.shape)
-        d_k = _scaled(d_scores.transpose(1, 2), q.flatten(0, 1), scale).view(k.shape)
-        d_qkv = _gather(d_q, d_k, d_v.view(v.shape), shape, ctx.angles)
+        d_scores.mul_(q.shape[-1] ** -0.5)
+        torch.bmm(d_scores, k.flatten(0, 1), out=d_q)
+        torch.bmm(d_scores.transpose(1, 2), q.flatten(0, 1), out=d_k)
+        d_qkv = _gather(d_each, shape, ctx.angles)
         d_qkv_w, d_qkv_b, d_normal = _linear_back(d_qkv, normal, qkv_w, biased)
         d_in, d_in_w, d_in_b = _norm_back(d_normal, flat, mean_in, rate_in, in_w, shape)
         wide = in_w.dtype
@@ -176,11 +178,6 @@ def _linear_back(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Gradients of weight, bias and input."""
     return d.t() @ x, d.sum(0) if biased else None, d @ weight
-
-
-def _scaled(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """scale · (a @ b), without a pass of its own."""
-    return torch.baddbmm(a.new_zeros(()), a, b, beta=0, alpha=scale)
 
 
 # ---- norms ----
@@ -222,39 +219,35 @@ def _norm_back(
 def _split(
     qkv: Tensor, rows: int, length: int, shape: Shape, angles: Angles
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """[N, (H + 2G)·K] to contiguous queries, keys and values [B, H, T, K], the first two turned."""
+    """[N, (H + 2G)·K] to queries, keys and values [B, H, T, K], the first two turned."""
     h, g = shape.num_heads, shape.num_kv_heads
     parts = qkv.view(rows, length, h + 2 * g, -1).transpose(1, 2)
-    q, k, v = parts.split((h, g, g), 1)
-    if angles is not None:
-        q, k = (_turned(t, *angles, t.new_empty(t.shape)) for t in (q, k))
-    if g != h:
+    if g != h:  # a key and a value for each query
+        q, k, v = parts.split((h, g, g), 1)
         k, v = (t.repeat_interleave(h // g, 1) for t in (k, v))
-    return q.contiguous(), k.contiguous(), v.contiguous()
+        parts = torch.cat([q, k, v], 1)
+    each = parts.unflatten(1, (3, h)).transpose(0, 1).contiguous()
+    _turn(each[:2], angles)
+    return each[0], each[1], each[2]
 
 
-def _gather(d_q: Tensor, d_k: Tensor, d_v: Tensor, shape: Shape, angles: Angles) -> Tensor:
-    """The gradient of ``_split``."""
+def _gather(d_each: Tensor, shape: Shape, angles: Angles) -> Tensor:
+    """The gradient of ``_split``, from that of all three [3, B, H, T, K]."""
     h, g = shape.num_heads, shape.num_kv_heads
-    if g != h:
-        d_k, d_v = (t.unflatten(1, (g, h // g)).sum(2) for t in (d_k, d_v))
-    rows, _, length, width = d_q.shape
-    out = d_q.new_empty(rows, length, h + 2 * g, width)
-    for t, target in zip((d_q, d_k, d_v), out.split((h, g, g), 2), strict=True):
-        if angles is None or t is d_v:
-            target.copy_(t.transpose(1, 2))
-        else:
-            _turned(t, angles[0], -angles[1], target.transpose(1, 2))
-    return out.view(rows * length, -1)
+    _turn(d_each[:2], None if angles is None else (angles[0], -angles[1]))
+    if g == h:
+        return d_each.permute(1, 3, 0, 2, 4).flatten(2).flatten(0, 1)
+    shared = d_each[1:].unflatten(2, (g, h // g)).sum(3)
+    parts = torch.cat([d_each[0], *shared], 1)
+    return parts.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
-    """``rotate`` into ``out``, half by half."""
-    left, right = x.chunk(2, -1)
-    to_left, to_right = out.chunk(2, -1)
-    torch.mul(left, cos, out=to_left).addcmul_(right, sin, value=-1)
-    torch.mul(right, cos, out=to_right).addcmul_(left, sin)
-    return out
+def _turn(x: Tensor, angles: Angles) -> None:
+    """``rotate`` in place: whole rows are multiplied, which is quicker than half ones."""
+    if angles is not None:
+        cos, sin = angles
+        swapped = x.roll(x.shape[-1] // 2, -1)
+        x.mul_(torch.cat([cos, cos], -1)).addcmul_(swapped, torch.cat([-sin, sin], -1))
 
 
 def _softmax(q_BHTK: Tensor, k_BHTK: Tensor) -> Tensor:
