@@ -7,7 +7,16 @@ import importlib
 import os
 from pathlib import Path
 
-NAMES = ("identity", "loop_overhead", "lstm_training", "demo_bits")
+NAMES = (
+    "identity",
+    "loop_overhead",
+    "lstm_training",
+    "transformer_training",
+    "time_to_quality",
+    "long_stream",
+    "demo_bits",
+    "faults",
+)
 
 
 def main() -> None:

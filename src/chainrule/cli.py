@@ -5,22 +5,27 @@ Exit codes: 0 done, 1 failed while running, 2 wrong input.
 
 from __future__ import annotations
 
-import json as _json
+import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import typer
-from rich.console import Console
-from rich.table import Table
+
+from chainrule.verbs.printing import console as _out
+from chainrule.verbs.printing import named as _named
+from chainrule.verbs.printing import print_json as _print_json
+from chainrule.verbs.printing import stdin as _stdin
+from chainrule.verbs.printing import table as _table
 
 # Held against the registry by a test: reading it would import torch.
 ModelName = Literal["transformer", "gpt2", "lstm", "gru", "mingru", "rnn", "ngram"]
 SizeName = Literal["tiny", "small", "base"]
 CodecName = Literal["bytes", "chars", "words", "bpe"]
 StrategyName = Literal["auto", "ancestral"]
+ObjectiveName = Literal["nll", "scheduled", "noise"]
 MODELS, CODECS, STRATEGIES = get_args(ModelName), get_args(CodecName), get_args(StrategyName)
+OBJECTIVES = get_args(ObjectiveName)
 
 app = typer.Typer(
     name="chainrule",
@@ -30,7 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_out = Console(highlight=False)
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by chainrule fit.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -64,13 +68,29 @@ def fit(
         bool | None,
         typer.Option("--carry/--no-carry", help="Carry the hidden state from batch to batch."),
     ] = None,
+    objective: Annotated[ObjectiveName, typer.Option(help="What is minimised.")] = "nll",
+    rate: Annotated[
+        float | None, typer.Option(help="Share of symbols that the objective replaces.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
     field: Field = None,
     column: Column = None,
+    base: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN", help="Start from this run's weights.")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Event files in RUN/events too.")
+    ] = False,
+    shard: Annotated[
+        bool, typer.Option("--shard/--no-shard", help="Of several processes, each keeps a part.")
+    ] = False,
     resume: Annotated[bool, typer.Option(help="Go on with an interrupted RUN.")] = False,
     json: Json = False,
 ) -> None:
     """Learn from DATA and write a fitted artifact."""
+    # Before torch is there: what it says when another process dies is pages long.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from chainrule.training.distributed import is_first
     from chainrule.verbs.display import display_for
     from chainrule.verbs.fit import fit as verb
     from chainrule.verbs.inspect import inspect as card_of
@@ -89,17 +109,30 @@ def fit(
         "dropout": dropout,
         "accumulate": accumulate,
         "carry": carry,
+        "objective": objective,
+        "rate": rate,
         "seed": seed,
         "field": field,
         "column": column,
+        "base": base,
+        "tensorboard": tensorboard,
+        "shard": shard,
     }
     source: Any = data[0] if len(data) == 1 else data
     artifact = verb(source, out, resume=resume, display=display_for(json), **asked)
+    if not is_first():
+        return  # process 0 speaks for all
     if json:
         _print_json(card_of(artifact).to_dict())
     else:
         done = artifact.results
-        if "held_out_bits_per_byte" in done:
+        if "fine_tuning" in done:
+            from chainrule.verbs.tune import rows
+
+            _table(("held-out bits per byte", "before", "after"), rows(done["fine_tuning"]))
+            others = (f"{k} {v:.4f}" for k, v in done["others_bits_per_byte"].items())
+            _out.print(f"others on the new data: {', '.join(others)}")
+        elif "held_out_bits_per_byte" in done:
             bits = {"this model": done["held_out_bits_per_byte"], **done["others_bits_per_byte"]}
             _table(("held out", "bits per byte"), ((k, f"{v:.4f}") for k, v in bits.items()))
         _out.print(f"saved in {artifact.path}", markup=False)
@@ -224,21 +257,52 @@ def score(
 def evaluate(
     run: RunFolder,
     data: Annotated[str, typer.Argument(metavar="DATA", help="File, folder, glob or -.")],
+    rollout: Annotated[
+        bool, typer.Option("--rollout", help="Instead, how errors add up over own symbols.")
+    ] = False,
+    oracle: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Stands in for the law of DATA.")
+    ] = None,
+    length: Annotated[int | None, typer.Option(help="Symbols of a rollout; 256.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Rollouts; 128.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same rollouts.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="PNG of the rollouts.")] = None,
     field: Field = None,
     column: Column = None,
     json: Json = False,
 ) -> None:
-    """Score DATA: bits per byte and perplexity, with n-gram, gzip and xz beside it."""
+    """Score DATA beside n-gram, gzip and xz; with --rollout, how errors add up."""
     from chainrule.verbs.display import display_for
     from chainrule.verbs.fitted import load
 
-    display = display_for(json)
-    result = load(run).evaluate(data, field=field, column=column, progress=display.working)
+    options = {"oracle": oracle, "length": length, "samples": samples, "seed": seed}
+    asked: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
+    if not rollout and (asked or out):
+        raise ValueError(f"{' and '.join(f'--{k}' for k in asked) or '-o'}: only with --rollout")
+    display, fitted = display_for(json), load(run)
+    where: dict[str, Any] = {"field": field, "column": column, "progress": display.working}
+    if rollout:
+        found = fitted.rollout(data, **asked, **where)
+        display.end()
+        if json:
+            _print_json(found.to_dict())
+        else:
+            _table(found.header(), found.rows())
+            _out.print(f"oracle: {found.oracle}; {found.note}", markup=False)
+        if out is not None:
+            found.save(out)
+        return
+    result = fitted.evaluate(data, **where)
     display.end()
     if json:
         _print_json(result.to_dict())
         return
     _table(("", "bits per byte"), ((name, f"{bits:.4f}") for name, bits in result.rows()))
+    _out.print()
+    _table(
+        ("symbols from the start", f"bits per {result.position_unit}", ""),
+        ((places, f"{bits:.4f}", remark) for places, bits, _, remark in result.position_rows()),
+    )
     _out.print(
         f"documents: {result.documents:,}, {result.units:,} bytes, {result.num_symbols:,} symbols; "
         f"perplexity {result.perplexity:.3f} per symbol; score: {result.kind}"
@@ -246,10 +310,30 @@ def evaluate(
 
 
 @app.command()
-def inspect(run: RunFolder, json: Json = False) -> None:
-    """Show what a RUN is and how it was made."""
+def inspect(
+    run: RunFolder,
+    prompt: Annotated[
+        str | None, typer.Option(help="Draw the attention of this text, head by head.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="PNG to write; attention.png.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what a RUN is and how it was made, or where it looks in a text."""
     from chainrule.verbs.fitted import load
 
+    if prompt is not None:
+        found = load(run).attention(prompt)
+        facts = {**found.to_dict(), "picture": str(found.save(out or "attention.png"))}
+        if json:
+            _print_json(facts)
+        else:
+            line = "{num_layers} layers of {num_heads} heads: {picture}".format(**facts)
+            _out.print(line, markup=False, soft_wrap=True)
+        return
+    if out is not None:
+        raise ValueError("-o is the picture of an attention: say of which text with --prompt")
     card = load(run).inspect()
     if json:
         _print_json(card.to_dict())
@@ -285,44 +369,6 @@ def demo(
     else:
         _table(("held out", "bits per byte"), ((k, f"{v:.4f}") for k, v in result.bits.items()))
         _out.print(f"the page: {result.page}", markup=False, soft_wrap=True)
-
-
-# ---- helpers ----
-
-
-def _stdin() -> bytes:
-    return sys.stdin.buffer.read()
-
-
-def _named(name: str, use: Any) -> Any:
-    """Read a file and use it; a complaint names the file."""
-    path = Path(name)
-    if name != "-" and not path.is_file():
-        raise ValueError(f"{name}: no such file")
-    data = _stdin() if name == "-" else path.read_bytes()
-    try:
-        return use(data)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(_json.dumps(value, ensure_ascii=False) + "\n")
-
-
-def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    table = Table(box=None, pad_edge=False, show_header=any(header), header_style="dim")
-    for i, name in enumerate(header):
-        table.add_column(name, overflow="fold", no_wrap=i == 0)
-    for row in rows:
-        table.add_row(*(_plain(cell) for cell in row))
-    _out.print(table)
-
-
-def _plain(cell: str) -> Any:
-    from rich.text import Text
-
-    return Text(cell)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,29 +17,37 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 HEADER_LIMIT = 100 * 2**20  # bytes of a safetensors header
+_PARTIAL = ".partial"  # how the names of temporary folders end
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary sibling that takes the file's place when the block ends well.
+    """A place beside the file, for a new one that takes its place when the block ends well.
+
+    It is in a temporary folder, because writers (safetensors) make temporary files of their own.
 
     Raises:
         OSError: the disk is full or the folder can't be written; the old file is untouched.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    beside = Path(name)
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent))
+    beside = aside / path.name
     try:
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        beside.chmod(0o666 & ~umask)  # mkstemp's 0600 would shut other users out
+        beside.chmod(0o666 & ~umask)  # some writers' 0600 would shut other users out
         beside.replace(path)
         sync_folder(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what writers left behind that were killed. For who holds the folder's lock."""
+    for aside in folder.glob(f".*{_PARTIAL}"):
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -81,10 +90,19 @@ def read_json(path: Path) -> Any:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Replace a safetensors file whole."""
+    """Replace a safetensors file whole.
+
+    Raises:
+        OSError: it can't be written, with the number of bytes; the old file is untouched.
+    """
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    with replacing(path) as beside:
-        save_file(plain, beside, dict(metadata or {}))
+    try:
+        with replacing(path) as beside:
+            save_file(plain, beside, dict(metadata or {}))
+    except (OSError, SafetensorError) as error:
+        size = sum(v.numel() * v.element_size() for v in plain.values())
+        reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
+        raise OSError(f"{path}: its {size:,} bytes could not be written ({reason})") from None
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:

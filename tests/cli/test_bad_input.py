@@ -207,15 +207,6 @@ def test_two_fits_into_one_folder(command, book, tmp_path):
     assert "another fit" in line
 
 
-def test_resume_needs_a_run_and_its_own_data(command, copy, book, tmp_path):
-    assert "nothing to resume" in complaint(command("fit", book, "-o", tmp_path / "x", "--resume"))
-    assert "finished" in complaint(command("fit", book, "-o", copy, "--resume"))
-    edit(copy, lambda c: c["results"].update(finished=False))
-    other = tmp_path / "other.txt"
-    other.write_text("Another text, with other words in it.\n" * 40)
-    assert "same data" in complaint(command("fit", other, "-o", copy, "--resume"))
-
-
 def test_scores_and_evaluations_of_nothing(command, run, tmp_path):
     empty = tmp_path / "empty.txt"
     empty.write_bytes(b"")

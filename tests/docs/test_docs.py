@@ -37,7 +37,7 @@ STEPS, SHAPES = 2, {"tiny": (1, 16), "small": (1, 24), "base": (1, 32)}
 # Pages that use a run without having fitted it in an earlier block.
 FITTED = {"docs/concepts.md": "runs/book"}
 # Pages that go on with a run that was stopped, as by Ctrl-C, after its first step.
-STOPPED = {"docs/fit-your-text.md": "runs/long"}
+STOPPED = {"docs/fit-your-text.md": "runs/long", "docs/resume-anything.md": "runs/long"}
 
 
 def segments(page: str) -> list[tuple[str, str]]:

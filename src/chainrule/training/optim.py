@@ -120,12 +120,12 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(g_MRC: Tensor, iterations: int = 5) -> Tensor:
-    """The nearest matrices with orthonormal rows or columns, about, in bfloat16.
+    """The nearest matrices with orthonormal rows or columns, about; float32 in bfloat16.
 
     Newton-Schulz with the coefficients of Jordan et al. 2024: singular values end near 1, between
     0.7 and 1.2.
     """
-    x = g_MRC.to(torch.bfloat16)
+    x = g_MRC.to(torch.bfloat16) if g_MRC.dtype == torch.float32 else g_MRC
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
     x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)

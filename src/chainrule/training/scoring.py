@@ -55,10 +55,10 @@ def log_probs(
 
 
 @torch.no_grad()
-def document_nats(
+def document_log_probs(
     model: SequenceModel, documents: Iterable[NDArray[np.generic]]
-) -> Iterator[float]:
-    """log p of every document from its own start, in nats, in the order given.
+) -> Iterator[NDArray[np.float64]]:
+    """log p(x_t | x_<t) in nats [T] of every document from its own start, in the order given.
 
     Short documents share a padded batch; a document beyond 4,096 symbols is scored alone.
     """
@@ -68,16 +68,25 @@ def document_nats(
             yield from _padded(model, held)
             held = []
         if len(document) > _SHORT:
-            yield float(log_probs(model, document).sum())
+            yield log_probs(model, document)
         else:
             held.append(document)
     if held:
         yield from _padded(model, held)
 
 
-def _padded(model: SequenceModel, documents: list[NDArray[np.generic]]) -> list[float]:
+def document_nats(
+    model: SequenceModel, documents: Iterable[NDArray[np.generic]]
+) -> Iterator[float]:
+    """log p of every document from its own start, in nats, in the order given."""
+    return (float(each.sum()) for each in document_log_probs(model, documents))
+
+
+def _padded(
+    model: SequenceModel, documents: list[NDArray[np.generic]]
+) -> list[NDArray[np.float64]]:
     if len(documents) == 1:
-        return [float(log_probs(model, documents[0]).sum())] if len(documents[0]) else [0.0]
+        return [log_probs(model, d) if len(d) else np.zeros(0) for d in documents]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     examples = [Example(torch.from_numpy(d.astype(np.int64))) for d in documents]
     batch = Batch.of(examples)
@@ -88,4 +97,4 @@ def _padded(model: SequenceModel, documents: list[NDArray[np.generic]]) -> list[
         log_p = model(x).log_prob(x).double().cpu()
     finally:
         model.train(was_training)
-    return [float(row[:n].sum()) for row, n in zip(log_p, batch.lens, strict=True)]
+    return [row[:n].numpy() for row, n in zip(log_p, batch.lens, strict=True)]

@@ -209,10 +209,16 @@ def windows(array: SymbolArray, batch: int, length: int, seed: int, step: int) -
     T is ``length``, or N where there are fewer symbols.
     """
     length = min(length, len(array))
+    return _cut(array, window_starts(len(array), batch, length, seed, step), length)
+
+
+def window_starts(
+    size: int, batch: int, length: int, seed: int, step: int
+) -> NDArray[np.integer[Any]]:
+    """Where the windows of ``windows`` begin among ``size`` symbols: [B]."""
     dice = np.random.Philox(key=np.array([seed % 2**64, step % 2**64], np.uint64))
-    starts = dice.random_raw(batch) % np.uint64(len(array) - length + 1)
-    index = starts.astype(np.int64)[:, None] + np.arange(length)
-    return torch.from_numpy(np.asarray(array)[index].astype(np.int64))
+    starts = dice.random_raw(batch) % np.uint64(size - min(length, size) + 1)
+    return starts.astype(np.int64)
 
 
 def stream_batch(array: SymbolArray, batch: int, length: int, step: int) -> tuple[Tensor, bool]:
@@ -223,9 +229,18 @@ def stream_batch(array: SymbolArray, batch: int, length: int, step: int) -> tupl
     left at the end of a lane, less than T symbols, is not read. Few symbols, fewer rows: B is at
     most N, T at most N // B.
     """
-    batch = min(batch, len(array))
-    lane = len(array) // batch
+    starts = lane_starts(len(array), batch, length, step)
+    return _cut(array, starts, min(length, len(array) // len(starts))), bool(starts[0] == 0)
+
+
+def lane_starts(size: int, batch: int, length: int, step: int) -> NDArray[np.integer[Any]]:
+    """Where the rows of ``stream_batch`` begin among ``size`` symbols: [B]."""
+    batch = min(batch, size)
+    lane = size // batch
     length = min(length, lane)
-    at = step % (lane // length) * length
-    rows = np.asarray(array)[: batch * lane].reshape(batch, lane)[:, at : at + length]
-    return torch.from_numpy(rows.astype(np.int64)), at == 0
+    return np.arange(batch) * lane + step % (lane // length) * length
+
+
+def _cut(array: SymbolArray, starts: NDArray[np.integer[Any]], length: int) -> Tensor:
+    index = starts[:, None] + np.arange(length)
+    return torch.from_numpy(np.asarray(array)[index].astype(np.int64))

@@ -1,16 +1,16 @@
-"""Teacher forcing on the exact negative log-likelihood, resumable at any step.
+"""The loop: steps, held-out checks, checkpoints, early stop; resumable at any step.
 
-Data order is a pure function of (seed, step), so a resumed run sees what it would have seen.
-Shapes: B rows, T window length.
+Data order and noise are pure functions of (seed, step), so a resumed run sees what it would have
+seen. Shapes: B rows, T window length.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,21 @@ from torch import Tensor
 
 from chainrule.core.config import bounded
 from chainrule.core.model import SequenceModel
-from chainrule.core.objective import Batch, nll
-from chainrule.core.state import State, Window
+from chainrule.core.noise import Noise
+from chainrule.training.average import Average
 from chainrule.training.checkpoint import load_checkpoint, save_checkpoint
 from chainrule.training.data import Corpus, stream_batch, windows
-from chainrule.training.optim import adamw, warm_up_stable_decay
+from chainrule.training.distributed import ALONE, Alone, full, parted, whole
+from chainrule.training.loss import Loss
+from chainrule.training.objectives import OBJECTIVES
+from chainrule.training.optim import make_optimiser, warm_up_stable_decay
 from chainrule.training.precision import keep_memory, training_precision
 from chainrule.training.scoring import log_probs
+from chainrule.training.shards import lane_starts, window_starts
 
-_CALIBRATION = 2.0  # seconds, at most a tenth of the budget
+CHECKPOINT_EVERY = 60.0  # seconds
+RECENT = 20  # losses whose mean tells whether a run diverges
+FAR = 1.0  # nats per symbol above the loss at the start: so bad is no run that still learns
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,13 @@ class TrainConfig:
     Args:
         steps: optimiser steps; batch and length: rows and symbols of one window.
         lr: peak learning rate; warm_up: steps; decay: share of the steps going down.
+        optimiser: adamw, or muon for the matrices inside the network.
         clip: largest norm of the gradient; accumulate: windows batches a step.
         carry: consecutive batches, the hidden state carried over (truncated back-propagation).
         threads: of the processor; a resumed run takes as many, so that its sums are the same.
+        objective, rate: what is minimised, by name, and its share of replaced symbols.
+        ema: decay of the weights' running average, which is what is checked and kept; 0: off.
+        compile: torch.compile, for runs that are long enough to repay it.
         evaluations: held-out checks over the whole run; patience: how many may pass without
             a new best before training stops early.
 
@@ -53,6 +63,7 @@ class TrainConfig:
     lr: float = 1e-2
     warm_up: int = 50
     decay: float = 0.4
+    optimiser: str = "adamw"
     weight_decay: float = 0.1
     clip: float = 1.0
     accumulate: int = 1
@@ -61,6 +72,10 @@ class TrainConfig:
     threads: int = 1
     evaluations: int = 20
     patience: int = 6
+    objective: str = "nll"
+    rate: float = 0.0
+    ema: float = 0.0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         bounded("steps", self.steps, 1, 10**9)
@@ -76,6 +91,11 @@ class TrainConfig:
         bounded("threads", self.threads, 1, 65536)
         bounded("evaluations", self.evaluations, 1, 10**6)
         bounded("patience", self.patience, 1, 10**6)
+        bounded("rate", self.rate, 0, 1)
+        bounded("ema", self.ema, 0, 0.999999)
+        if self.objective not in OBJECTIVES:
+            known = ", ".join(OBJECTIVES)
+            raise ValueError(f"objective {self.objective!r} is not one of {known}")
 
 
 class TrainingFailed(RuntimeError):
@@ -83,6 +103,7 @@ class TrainingFailed(RuntimeError):
 
 
 Report = Callable[[dict[str, Any]], None]
+Say = Callable[[str], None]
 
 
 @dataclass
@@ -94,144 +115,274 @@ class Progress:
     best_step: int = 0
     stale: int = 0
     seconds: float = 0.0
+    first: float = math.nan  # the loss of the first step, in nats per symbol
+    losses: list[float] = field(default_factory=list)  # of the last steps
+    processes: int = 1  # that train together
 
 
 class Trainer:
-    """Trains ``model`` on ``corpus``; the best weights on the held-out part are kept."""
+    """Trains ``model`` on ``corpus``; the best weights on the held-out part are kept.
 
-    def __init__(self, model: SequenceModel, corpus: Corpus, config: TrainConfig) -> None:
-        self.model, self.corpus, self.config = model, corpus, config
-        self.device = next(model.parameters()).device
+    On another device, or in shards, it trains a copy: ``best`` (in process 0) is the result.
+    """
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        corpus: Corpus,
+        config: TrainConfig,
+        company: Alone = ALONE,
+    ) -> None:
+        self.model, self.corpus, self.config = company.place(model), corpus, config
+        self.company, self.device = company, next(self.model.parameters()).device
         keep_memory()
-        self.optimiser = adamw(model, config.lr, config.weight_decay)
-        self.progress = Progress()
-        self.best = {k: v.clone() for k, v in model.state_dict().items()}
-        self.state: State | None = None
+        self.loss = Loss(self.model, config.objective, config.rate, config.carry)
+        if config.compile and not company.shard:
+            self.loss.compile()
+        self.shared = company.wrap(self.loss)
+        self.optimiser = make_optimiser(
+            self.model, config.optimiser, config.lr, config.weight_decay
+        )
+        self.peaks = [group["lr"] for group in self.optimiser.param_groups]
+        self.average = Average(self.model, config.ema)
+        self.progress = Progress(processes=company.size)
+        self.best = self._weights()
+        self.carried: dict[str, Tensor] = {}
         self.stop_asked = False
+        self._save_asked = self._stop = self._save = False  # by this process; agreed by all
 
     # ---- one step ----
 
     def train_step(self) -> float:
-        """One optimiser step; returns the loss in nats per symbol."""
+        """One optimiser step; returns the loss in nats per symbol.
+
+        Raises:
+            TrainingFailed: the loss or its gradient is not finite; the weights are as before.
+        """
         config, step = self.config, self.progress.step
         factor = warm_up_stable_decay(step, config.steps, config.warm_up, config.decay)
-        for group in self.optimiser.param_groups:
-            group["lr"] = config.lr * factor
-        total = 0.0
+        for group, peak in zip(self.optimiser.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+        self.company.seed(config.seed, step)
+        found = []
         for micro in range(config.accumulate):
-            number = step * config.accumulate + micro
-            loss = self._loss(number) / config.accumulate
-            loss.backward()
-            total += float(loss.detach())
-        if not math.isfinite(total):
-            raise TrainingFailed(
-                f"the loss is {total} at step {step}: try a lower --lr than {config.lr:g}"
-            )
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+            with self.shared.micro(last=micro + 1 == config.accumulate):
+                loss = self._loss(step * config.accumulate + micro)
+                (loss / config.accumulate).backward()
+            found.append(loss.detach())
+        norm = full(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
+        asked = norm.new_tensor([self.stop_asked, self._save_asked])
+        told = self.company.mean(torch.cat([torch.stack([*found, norm]), asked]))
+        *losses, size, stop, save = told.tolist()  # one wait for the device
+        self._stop, self._save = stop > 0, save > 0
+        for micro, value in enumerate(losses):
+            if not math.isfinite(value):
+                raise self._failed(f"the loss is {value}", step * config.accumulate + micro)
+        if not math.isfinite(size):
+            raise self._failed(f"the gradient is {size}", step * config.accumulate)
         self.optimiser.step()
         self.optimiser.zero_grad()
+        self.average.update(step)
         self.progress.step += 1
-        return total
+        return float(sum(losses) / config.accumulate)
 
     def _loss(self, number: int) -> Tensor:
-        config, train = self.config, self.corpus.train
+        """Nats per symbol of the number-th batch; of several processes, the mean is that."""
+        x, key = self._batch(number)
         with training_precision(self.device):
-            if not config.carry:
-                x = windows(train, config.batch, config.length, config.seed, number)
-                total, count = nll(self.model, Batch(x, (x.shape[1],) * len(x)))
-                return total / count
+            total, count, self.carried = self.shared(lambda loss: loss(x, key, self.carried))
+        loss: Tensor = total / self.company.mean(count)
+        return loss
+
+    def _batch(self, number: int) -> tuple[Tensor, Tensor]:
+        """Symbols [B, T] and the keys [B] of their noise: the rows of this process."""
+        config, train = self.config, self.corpus.train
+        if config.carry:
             x, fresh = stream_batch(train, config.batch, config.length, number)
-            law, self.state = self.model.carry(x, state=None if fresh else self.state)
-            return -law.log_prob(x).mean()
+            self.carried = {} if fresh else self.carried
+        else:
+            x = windows(train, config.batch, config.length, config.seed, number)
+        rows = range(number * config.batch, number * config.batch + len(x))
+        key = Noise.seeded(config.seed, rows, "train").key
+        mine = self.company.rows(len(x))
+        x, key = x[mine], key[mine]
+        return x.to(self.device, non_blocking=True), key.to(self.device, non_blocking=True)
+
+    def _failed(self, what: str, number: int) -> TrainingFailed:
+        config, size = self.config, len(self.corpus.train)
+        if config.carry:
+            starts = lane_starts(size, config.batch, config.length, number)
+        else:
+            starts = window_starts(size, config.batch, config.length, config.seed, number)
+        begins = ", ".join(f"{s:,}" for s in starts[:4]) + (", …" if len(starts) > 4 else "")
+        return TrainingFailed(
+            f"{what} at step {self.progress.step}, in batch {number}, whose rows begin at symbols "
+            f"{begins} of the training part: try a lower --lr than {config.lr:g}"
+        )
 
     # ---- the run ----
 
-    def resume(self, folder: Path) -> bool:
-        """Go on from the newest checkpoint, if there is one."""
-        found = load_checkpoint(folder, self.model, self.optimiser)
+    def resume(self, folder: Path, say: Say) -> bool:
+        """Go on from the newest whole checkpoint, if there is one.
+
+        Raises:
+            ValueError: checkpoints exist and none can be read, or they are another model's.
+        """
+        found = load_checkpoint(folder, self.model, self.optimiser, say, self.company)
         if found is None:
             return False
         numbers, tensors = found
         self.progress = Progress(**numbers)
+        was, now = self.progress.processes, self.company.size
+        if was != now:
+            say(f"processes: {was} then, {now} now: same batches, sums may differ in last digits")
+        self.progress.processes = now
         self.best = {k[5:]: v for k, v in tensors.items() if k.startswith("best/")}
-        carried = {k[6:]: Window(v, 1) for k, v in tensors.items() if k.startswith("state/")}
-        if carried:
-            self.state = State((0,) * self.config.batch, carried)
+        for name, value in self.average.tensors.items():
+            value.copy_(parted(tensors[f"average/{name}"], value))
+        self.carried = {
+            k[6:]: v[self.company.rows(len(v))].to(self.device)
+            for k, v in tensors.items()
+            if k.startswith("state/")
+        }
         return True
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint.
+
+        Raises:
+            OSError: it can't be written; the one before is untouched.
+        """
         tensors = {f"best/{k}": v for k, v in self.best.items()}
-        if self.state is not None:
-            for name, leaf in self.state.leaves.items():
-                if not isinstance(leaf, Window) or leaf.w != 1:
-                    raise ValueError("--carry needs a recurrent model")
-                tensors[f"state/{name}"] = leaf.t
-        numbers = vars(self.progress)
-        save_checkpoint(folder, self.progress.step, self.model, self.optimiser, numbers, tensors)
+        tensors.update({f"average/{k}": v for k, v in self.average.tensors.items()})
+        batch = min(self.config.batch, len(self.corpus.train))
+        for name, value in self.carried.items():
+            tensors[f"state/{name}"] = self.company.all_rows(value, batch)
+        at, optimiser = self.progress, self.optimiser
+        save_checkpoint(folder, at.step, self.model, optimiser, vars(at), tensors, self.company)
 
     def held_out_bits(self) -> float:
         """Bits per unit on (at most 64k symbols of) the held-out part, in lanes."""
         symbols = self.corpus.held_out[:65536]
         if not len(symbols):
             return math.nan
-        nats = -log_probs(self.model, symbols, lanes=8).sum()
+        with torch.no_grad():
+            nats = -self.shared(lambda loss: log_probs(loss.model, symbols, lanes=32)).sum()
         units = self.corpus.held_out_bytes * len(symbols) / len(self.corpus.held_out)
-        return float(nats / math.log(2) / units)
+        return self.company.agree(float(nats / math.log(2) / units))
 
-    def run(self, folder: Path | None, report: Report, checkpoint_every: float = 60.0) -> None:
-        """Train to the last step, to an early stop, or until ``stop_asked``."""
-        config, at = self.config, self.progress
-        every = max(1, config.steps // config.evaluations)
-        symbols = config.batch * config.length * config.accumulate
-        to_bits = len(self.corpus.train) / self.corpus.train_bytes / math.log(2)
-        every_thread = torch.get_num_threads()
-        torch.set_num_threads(config.threads)
-        began = saved = time.perf_counter()
-        before = at.seconds
+    def run(self, folder: Path | None, report: Report, say: Say) -> None:
+        """Train to the last step, to an early stop, or until ``stop_asked``.
+
+        Args:
+            folder: of the checkpoints, if any. One that can't be written is told to ``say``, and
+                the next one is tried; only where the run would end without one, that is an error.
+            report: takes the records of metrics.jsonl; the model has its averaged weights when a
+                held-out check is reported.
+
+        Raises:
+            TrainingFailed: it diverges; ``best`` is what it was.
+            OSError: stopped before its end, and the last checkpoint can't be written.
+        """
+        with self._threads():
+            began, saved, before = time.perf_counter(), time.perf_counter(), self.progress.seconds
+            while not self.finished and not self._stopping:
+                tick = time.perf_counter()
+                self._save_asked = self.company.first and tick - saved > CHECKPOINT_EVERY
+                loss = self.train_step()
+                now = time.perf_counter()
+                self.progress.seconds = before + now - began
+                self._report_step(loss, now - tick, report)
+                self._watch(loss)
+                self._check_if_due(report)
+                if folder is not None and self._save:
+                    self._save_or_say(folder, say)
+                    saved = time.perf_counter()
+            if folder is not None and self.finished:
+                self._save_or_say(folder, say)
+            elif folder is not None:
+                self.save(folder)
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """As many threads as the config says, inside the block."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.company.threads(self.config.threads))
         self.model.train()
-        while at.step < config.steps and at.stale < config.patience and not self.stop_asked:
-            tick = time.perf_counter()
-            loss = self.train_step()
-            now = time.perf_counter()
-            at.seconds = before + now - began
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def _save_or_say(self, folder: Path, say: Say) -> None:
+        try:
+            self.save(folder)
+        except OSError as error:
+            then = "the run is over anyway" if self.finished else "training goes on"
+            say(f"no checkpoint at step {self.progress.step:,}: {error}; {then}")
+
+    def _report_step(self, loss: float, seconds: float, report: Report) -> None:
+        config, corpus = self.config, self.corpus
+        to_bits = len(corpus.train) / corpus.train_bytes / math.log(2)
+        report(
+            {
+                "step": self.progress.step,
+                "seconds": round(self.progress.seconds, 3),
+                "loss_nats": loss,
+                "bits_per_byte": loss * to_bits,
+                "lr": self.optimiser.param_groups[0]["lr"],
+                "symbols_per_s": config.batch * config.length * config.accumulate / seconds,
+            }
+        )
+
+    def _watch(self, loss: float) -> None:
+        """Stop where the loss has gone far above its beginning, and above knowing nothing.
+
+        Raises:
+            TrainingFailed: so it has, and stayed there.
+        """
+        at, size = self.progress, self.model.space.size
+        at.first = loss if math.isnan(at.first) else at.first
+        at.losses = [*at.losses, loss][-RECENT:]
+        mean = sum(at.losses) / RECENT
+        start = max(at.first, math.log(size) if size else at.first)
+        if len(at.losses) == RECENT and mean > start + FAR:
+            raise TrainingFailed(
+                f"the loss has grown to {mean:.2f} nats per symbol at step {at.step}, from "
+                f"{at.first:.2f} at the first: try a lower --lr than {self.config.lr:g}"
+            )
+
+    def _check_if_due(self, report: Report) -> None:
+        """Every so many steps, and at the last: score the held-out part, keep what is best."""
+        at, config = self.progress, self.config
+        every = max(1, config.steps // config.evaluations)
+        if at.step % every and at.step != config.steps:
+            return
+        with self.average.applied():
+            bits = self.held_out_bits()
+            better = bits < at.best or not len(self.corpus.held_out)
+            if better:
+                at.best, at.best_step, at.stale = bits, at.step, 0
+                self.best = self._weights()
+            else:
+                at.stale += 1
             report(
                 {
                     "step": at.step,
                     "seconds": round(at.seconds, 3),
-                    "loss_nats": loss,
-                    "bits_per_byte": loss * to_bits,
-                    "lr": self.optimiser.param_groups[0]["lr"],
-                    "symbols_per_s": symbols / (now - tick),
+                    "held_out_bits_per_byte": bits,
+                    "best": better,
                 }
             )
-            if at.step % every == 0 or at.step == config.steps:
-                self._check(report)
-            if folder is not None and time.perf_counter() - saved > checkpoint_every:
-                self.save(folder)
-                saved = time.perf_counter()
-        torch.set_num_threads(every_thread)
-        if folder is not None:
-            self.save(folder)
-
-    def _check(self, report: Report) -> None:
-        at = self.progress
-        bits = self.held_out_bits()
-        better = bits < at.best or math.isnan(bits)
-        if better:
-            at.best, at.best_step, at.stale = bits, at.step, 0
-            self.best = {k: v.clone() for k, v in self.model.state_dict().items()}
-        else:
-            at.stale += 1
-        report(
-            {
-                "step": at.step,
-                "seconds": round(at.seconds, 3),
-                "held_out_bits_per_byte": bits,
-                "best": better,
-            }
-        )
         self.model.train()
+
+    def _weights(self) -> dict[str, Tensor]:
+        return whole(self.model.state_dict(), self.company.first)
+
+    @property
+    def _stopping(self) -> bool:
+        """Whether all stop here: of several processes, once all have heard of it."""
+        return self._stop or (self.company.size == 1 and self.stop_asked)
 
     @property
     def finished(self) -> bool:
@@ -239,36 +390,3 @@ class Trainer:
         return self.progress.step >= self.config.steps or (
             self.progress.stale >= self.config.patience
         )
-
-
-def calibrate(
-    model: SequenceModel, corpus: Corpus, config: TrainConfig, seconds: float
-) -> TrainConfig:
-    """The config whose steps fill ``seconds`` on this machine, measured on a copy of the model.
-
-    One thread is tried beside all of them: small networks, and busy machines, are faster so.
-    """
-    dice, every = torch.get_rng_state(), torch.get_num_threads()
-    trial = Trainer(copy.deepcopy(model), corpus, replace(config, warm_up=0, steps=10**9))
-    trial.model.train()
-    speeds = {}
-    for threads in sorted({1, every}):
-        torch.set_num_threads(threads)
-        trial.train_step()  # the first one also pays for warming up
-        began, done = time.perf_counter(), 0
-        while time.perf_counter() - began < min(_CALIBRATION, seconds / 20) or done < 2:
-            trial.train_step()
-            done += 1
-        speeds[threads] = (time.perf_counter() - began) / done
-    threads = min(speeds, key=lambda n: speeds[n])
-    per_step = speeds[threads]
-    torch.set_num_threads(threads)
-    began = time.perf_counter()
-    trial.held_out_bits()
-    checking = time.perf_counter() - began
-    torch.set_num_threads(every)
-    torch.set_rng_state(dice)
-    evaluations = max(2, min(config.evaluations, int(seconds * 0.15 / max(checking, 1e-3))))
-    steps = max(10, int((seconds * 0.95 - evaluations * checking) / per_step))
-    warm_up = min(config.warm_up, steps // 10)
-    return replace(config, steps=steps, warm_up=warm_up, evaluations=evaluations, threads=threads)

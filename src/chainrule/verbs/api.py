@@ -35,7 +35,8 @@ def fit(
     """Learn a file, folder or glob, into the folder ``out`` (``runs/NAME`` if not given).
 
     Options, all optional: model, size, codec, vocabulary, tokenizer, time ("2m") or steps,
-    batch, context, lr, dropout, accumulate, carry, seed, field, column, display.
+    batch, context, lr, dropout, accumulate, carry, objective, rate, seed, field, column, base
+    (a run whose weights this one starts from), tensorboard, display.
 
     Raises:
         ValueError: wrong input; nothing that was there before is changed.

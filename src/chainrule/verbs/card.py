@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 from chainrule.artifact import Artifact
 from chainrule.files import write_text
 from chainrule.training.data import Corpus
-from chainrule.training.scoring import log_probs
 from chainrule.training.shards import Progress
 from chainrule.verbs.curve import loss_curve
 from chainrule.verbs.evaluate import compressors
 from chainrule.verbs.generate import generate
 from chainrule.verbs.inspect import inspect
-
-_SCORED = 1_000_000  # symbols of the held-out part that the final score reads
+from chainrule.verbs.tune import held_out_bits, rows
+from chainrule.verbs.tune import table as fine_tuning
 
 
 def finish(
@@ -27,28 +25,26 @@ def finish(
     records: list[dict[str, Any]],
     progress: Progress,
 ) -> None:
-    """Score the held-out part, then write config.json, loss.png and README.md."""
+    """Score the held-out part, then write loss.png, README.md and config.json."""
     others: dict[str, float] = {}
     if len(corpus.held_out):
-        symbols = corpus.held_out[:_SCORED]
-        units = corpus.held_out_bytes * len(symbols) / len(corpus.held_out)
 
         def bits(model: Any) -> float:
-            def told(done: int) -> None:
-                progress("scoring the held-out part", done, len(symbols))
-
-            return float(-log_probs(model, symbols, progress=told).sum() / math.log(2) / units)
+            return held_out_bits(model, corpus.held_out, corpus.held_out_bytes, progress)
 
         done = {**done, "held_out_bits_per_byte": bits(artifact.model)}
         others = compressors(corpus.held_out_text())
         if artifact.baseline is not None:
             others["n-gram"] = bits(artifact.baseline)
         done["others_bits_per_byte"] = others
+        if "base" in artifact.recipe:
+            own = done["held_out_bits_per_byte"]
+            done["fine_tuning"] = fine_tuning(artifact, corpus, own, progress)
     artifact.results = done
-    artifact.save_config(folder)
     if records:
         loss_curve(records, folder / "loss.png", others)
     write_card(artifact, corpus, folder)
+    artifact.save_config(folder)  # last: with results in it, a run counts as over
 
 
 def write_card(artifact: Artifact, corpus: Corpus, folder: Path) -> None:
@@ -60,6 +56,11 @@ def write_card(artifact: Artifact, corpus: Corpus, folder: Path) -> None:
         lines += [f"- Held-out score: {done['held_out_bits_per_byte']:.3f} bits per byte."]
         beside = done["others_bits_per_byte"].items()
         lines += [f"- Beside it: {', '.join(f'{name} {bits:.3f}' for name, bits in beside)}."]
+    if "fine_tuning" in done:
+        lines += [f"- It went on from `{artifact.recipe['base']['path']}`:", ""]
+        lines += ["| held-out bits per byte | before | after |", "|---|---|---|"]
+        lines += [f"| {' | '.join(row)} |" for row in rows(done["fine_tuning"])]
+        lines += [""]
     if "steps" in done:
         lines += [f"- Trained for {done['seconds']:.0f} s, {done['steps']:,} steps."]
     sample = generate(artifact, n=1, length=300, seed=0)[0].text.replace("```", "'''")

@@ -12,6 +12,7 @@ from typing import Any
 _EXTRAS = {
     "plot": ("matplotlib",),
     "parquet": ("pyarrow",),
+    "track": ("tensorboard",),
 }
 
 

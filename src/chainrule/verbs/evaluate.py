@@ -1,4 +1,4 @@
-"""evaluate: bits per byte on other data, with an n-gram, gzip and xz beside it."""
+"""evaluate: bits per byte on other data, by position too, with n-gram, gzip and xz beside it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import math
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chainrule.artifact import Artifact
 from chainrule.codecs.symbols import ScoreKind
 from chainrule.training.data import Document, read_documents
-from chainrule.training.scoring import document_nats
+from chainrule.training.scoring import document_log_probs, document_nats
 from chainrule.training.shards import Progress
 
 
@@ -26,6 +27,9 @@ class Evaluation:
     Args:
         nats: log-probability of all documents, each from its own start.
         perplexity: per symbol. others: bits per byte of other methods on the same bytes.
+        by_position: (first, last, bits per unit, units) by distance from the start in symbols; the
+            unit is ``position_unit``: "byte", or "symbol" where the codec loses bytes.
+        training_length: the symbols of a training window, where training had an end.
     """
 
     source: str
@@ -37,6 +41,9 @@ class Evaluation:
     perplexity: float
     kind: ScoreKind
     others: dict[str, float]
+    by_position: list[tuple[int, int, float, int]]
+    position_unit: Literal["byte", "symbol"]
+    training_length: int | None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, the fields' own names."""
@@ -46,6 +53,19 @@ class Evaluation:
         """(method, bits per byte), best first."""
         return sorted([("this model", self.bits_per_unit), *self.others.items()], key=_second)
 
+    def position_rows(self) -> list[tuple[str, float, int, str]]:
+        """(positions, bits, units, remark): ``by_position``, two neighbours in one row."""
+        end = self.training_length
+        out: list[tuple[str, float, int, str]] = []
+        for (_, past), group in groupby(self.by_position, lambda b: _coarse(b[0], end)):
+            part = list(group)
+            units = sum(n for *_, n in part)
+            bits = sum(bits * n for _, _, bits, n in part) / max(1, units)
+            new = past and not any(remark for *_, remark in out)
+            remark = f"past the training length of {end}" if new else ""
+            out.append((f"{part[0][0]}-{part[-1][1]}", bits, units, remark))
+        return out
+
     def _repr_html_(self) -> str:
         body = "".join(f"<tr><td>{name}</td><td>{bits:.4f}</td></tr>" for name, bits in self.rows())
         return f"<table><tr><th></th><th>bits per byte</th></tr>{body}</table>"
@@ -53,6 +73,11 @@ class Evaluation:
 
 def _second(row: tuple[str, float]) -> float:
     return row[1]
+
+
+def _coarse(first: int, end: int | None) -> tuple[int, bool]:
+    """The power of four that a position belongs to, and whether training never came there."""
+    return (max(1, first).bit_length() - 1) // 2, end is not None and first >= end
 
 
 def _index(piece: Document) -> int:
@@ -82,11 +107,13 @@ def evaluate(
     if not num_symbols:
         raise ValueError(f"{source}: nothing to evaluate, it is empty")
     units = sum(artifact.codec.units(e) for e in encoded)
-    total, done = 0.0, 0
-    for nats, symbols in zip(document_nats(artifact.model, arrays), arrays, strict=True):
-        total, done = total + nats, done + len(symbols)
+    scores, done = [], 0
+    for log_p in document_log_probs(artifact.model, arrays):
+        scores.append(log_p)
+        done += len(log_p)
         if progress is not None:
             progress("scoring", done, num_symbols)
+    total = sum(float(log_p.sum()) for log_p in scores)
     kinds = {artifact.codec.score_kind(e) for e in encoded}
     return Evaluation(
         source=str(source),
@@ -98,7 +125,39 @@ def evaluate(
         perplexity=math.exp(min(700.0, -total / num_symbols)),
         kind=next(k for k in ("codes", "bound", "exact") if k in kinds),
         others={**_baseline(artifact, arrays, units), **compressors(b"".join(raw))},
+        by_position=_by_position(artifact, arrays, scores),
+        position_unit="byte" if artifact.codec.lossless else "symbol",
+        training_length=_training_length(artifact),
     )
+
+
+def _by_position(
+    artifact: Artifact, arrays: list[NDArray[Any]], scores: list[NDArray[np.float64]]
+) -> list[tuple[int, int, float, int]]:
+    """Buckets that begin at 0, 2, 4, 8, … and where training ended."""
+    longest, end = max(map(len, arrays)), _training_length(artifact)
+    starts = {0, end or 0, *(2**k for k in range(1, longest.bit_length()))}
+    firsts = np.array(sorted(n for n in starts if n < longest))
+    lengths = [len(piece) for piece in artifact.codec.symbol_bytes()]
+    worth = np.array(lengths if artifact.codec.lossless else [1] * len(lengths))
+    nats, units = np.zeros(len(firsts)), np.zeros(len(firsts), np.int64)
+    for symbols, log_p in zip(arrays, scores, strict=True):
+        if len(symbols):
+            begins = firsts[firsts < len(symbols)]
+            nats[: len(begins)] -= np.add.reduceat(log_p, begins)
+            units[: len(begins)] += np.add.reduceat(worth[symbols], begins)
+    bits = nats / math.log(2) / np.maximum(units, 1)
+    lasts = [*(firsts[1:] - 1).tolist(), longest - 1]
+    return list(zip(firsts.tolist(), lasts, bits.tolist(), units.tolist(), strict=True))
+
+
+def _training_length(artifact: Artifact) -> int | None:
+    """How far from the start training went; None where a state was carried, or nothing trained."""
+    training = artifact.recipe.get("training", {})
+    if training.get("carry"):
+        return None
+    length = training.get("length", getattr(artifact.model.config, "context", None))
+    return None if length is None else int(length)
 
 
 def compressors(data: bytes) -> dict[str, float]:

@@ -3,93 +3,46 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
-import signal
-import threading
 import time as clock
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from chainrule import registry
-from chainrule.artifact import Artifact, load_config_parts, read_config
-from chainrule.codecs.text import BPECodec, TextCodec
-from chainrule.core.config import bounded, from_dict, to_dict
+from chainrule.artifact import Artifact, load_artifact, load_config_parts, read_config
+from chainrule.core.config import from_dict, to_dict
 from chainrule.core.model import SequenceModel
-from chainrule.core.space import Space
-from chainrule.files import locked, write_text
-from chainrule.training.data import Collection, Corpus, collect, fit_codec, prepare
+from chainrule.files import locked, remove_partial, write_text
+from chainrule.training import track
+from chainrule.training.calibrate import calibrate
+from chainrule.training.checkpoint import checkpoints
+from chainrule.training.data import Corpus, collect, prepare
+from chainrule.training.distributed import Alone, all_processes
 from chainrule.training.precision import keep_memory
-from chainrule.training.trainer import TrainConfig, Trainer, calibrate
+from chainrule.training.trainer import TrainConfig, Trainer, TrainingFailed
 from chainrule.verbs.card import finish
+from chainrule.verbs.choosing import (
+    DEFAULT_TIME,
+    Options,
+    choose_codec,
+    choose_dropout,
+    choose_model,
+    choose_training,
+    make_model,
+    seconds_of,
+)
 from chainrule.verbs.display import Display, display_for
+from chainrule.verbs.follow import follow, stopping, together
 from chainrule.verbs.generate import generate
+from chainrule.verbs.resume import given, records, same_data, same_options
+from chainrule.verbs.tune import Base, facts, start_again
 
 BASELINE_SYMBOLS = 4_000_000  # the n-gram beside every model is fitted on at most so many
-MOST_CHARACTERS = 200  # with more of them, bytes are the better symbols
-DEFAULT_TIME = "5m"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What may be asked of ``fit``; None means: chosen from data and budget, and explained."""
-
-    model: str | None = None
-    size: str | None = None
-    codec: str | None = None
-    vocabulary: int | None = None
-    tokenizer: str | None = None
-    time: str | float | None = None
-    steps: int | None = None
-    batch: int | None = None
-    context: int | None = None
-    lr: float | None = None
-    dropout: float | None = None
-    accumulate: int = 1
-    carry: bool | None = None
-    seed: int = 0
-    field: str | None = None
-    column: str | None = None
-
-    def __post_init__(self) -> None:
-        for name, known in (
-            ("model", registry.RECIPES),
-            ("size", ("tiny", "small", "base")),
-            ("codec", registry.CODECS),
-        ):
-            value = getattr(self, name)
-            if value is not None and value not in known:
-                raise ValueError(f"{name} {value!r} is not one of {', '.join(known)}")
-        if self.time is not None and self.steps is not None:
-            raise ValueError("give --time or --steps, not both")
-        if self.steps is not None:
-            bounded("steps", self.steps, 1, 10**9)
-        if self.vocabulary is not None:
-            bounded("vocabulary", self.vocabulary, 2, 2**24)
-        bounded("seed", self.seed, 0, 2**63 - 1)
-        seconds_of(self.time or 1)
-
-
-def seconds_of(text: str | float) -> float:
-    """ "90", "90s", "10m", "1.5h" or a number of seconds.
-
-    Raises:
-        ValueError: not a time, or not between a second and 30 days.
-    """
-    if isinstance(text, str):
-        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(s|m|h|d)?\s*", text)
-        if match is None:
-            raise ValueError(f"{text!r} is not a time: write 30s, 10m, 2h")
-        text = float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2] or "s"]
-    bounded("time in seconds", text, 1, 30 * 86400)
-    return float(text)
 
 
 def fit(
@@ -108,35 +61,54 @@ def fit(
 
     Raises:
         ValueError: wrong input; nothing that was there before is changed.
-        TrainingFailed: the loss is not a number any more.
+        TrainingFailed: it diverges; the folder keeps the best weights.
+        OSError: the folder can't be written; what it held before is intact.
     """
+    folder = Path(out) if out is not None else Path("runs") / _stem(source)
+    with all_processes(bool(options.get("shard"))) as company:
+        if not company.first:
+            return follow(company, folder)
+        asked = _checked(options)
+        artifact = _fit(source, folder, resume, asked, display or display_for(), company)
+        company.tell({"do": "end"})
+        return artifact
+
+
+def _checked(options: dict[str, Any]) -> Options:
     known = Options.__dataclass_fields__
     for name in options:
         if name not in known:
             raise ValueError(f"unknown option {name!r}; known: {', '.join(known)}")
-    asked = Options(**options)
+    return Options(**options)
+
+
+def _fit(
+    source: str | Path | list[str],
+    folder: Path,
+    resume: bool,
+    asked: Options,
+    display: Display,
+    company: Alone,
+) -> Artifact:
+    if asked.tensorboard:
+        track.writer()  # says what is missing before anything is read
     keep_memory()  # before the first tensor, or huge pages come too late
-    display = display_for() if display is None else display
-    folder = Path(out) if out is not None else Path("runs") / _stem(source)
-    there = (folder / "config.json").exists()
-    if not resume:
-        _refuse_if_there(folder)
-    if resume and not there:
-        raise ValueError(f"{folder}: nothing to resume here")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: choose another -o")
-    if folder.is_dir() and not there and any(p.name != ".lock" for p in folder.iterdir()):
-        raise ValueError(f"{folder} holds other files: choose an empty or a new folder with -o")
-    if not resume:
-        fitted, corpus = _new(
-            source, asked, display
-        )  # all wrong input shows before a folder is made
-        with locked(folder):
-            _refuse_if_there(folder)  # another fit may have finished here meanwhile
-            return _train(fitted, corpus, folder, display, False)
-    with locked(folder):
-        fitted, corpus = _again(source, folder, asked, display)
-        return _train(fitted, corpus, folder, display, True)
+    if resume and (folder / "config.json").exists():
+        with _writing(folder), locked(folder):
+            remove_partial(folder)
+            return _again(source, folder, asked, display, company)
+    _refuse_if_there(folder)
+    _refuse_what_is_not_ours(folder, resume)
+    if resume:
+        display.say(f"nothing to resume in {folder} yet: it begins anew")
+    fitted, corpus = _new(source, asked, display, company)  # wrong input shows before a folder
+    fitted.recipe["asked"] = given(asked)
+    with _writing(folder), locked(folder):
+        _refuse_if_there(folder)  # another fit may have finished here meanwhile
+        remove_partial(folder)
+        return _train(fitted, corpus, folder, display, False, asked.tensorboard, company)
 
 
 def _refuse_if_there(folder: Path) -> None:
@@ -144,35 +116,65 @@ def _refuse_if_there(folder: Path) -> None:
         raise ValueError(f"{folder} exists: --resume goes on with it, another -o keeps both")
 
 
+def _refuse_what_is_not_ours(folder: Path, resume: bool) -> None:
+    if not folder.is_dir() or all(p.name == ".lock" for p in folder.iterdir()):
+        return
+    if not (folder / ".lock").exists():
+        raise ValueError(f"{folder} holds other files: choose an empty or a new folder with -o")
+    with locked(folder):  # else another fit is at it
+        if not resume:
+            raise ValueError(f"a fit was killed in {folder} as it began: --resume begins it anew")
+
+
 def _stem(source: str | Path | list[str]) -> str:
     name = Path(str(source if isinstance(source, str | Path) else source[0])).name
     return re.sub(r"[^\w-]+", "-", name.split(".")[0]).strip("-") or "stdin"
 
 
-# ---- choosing ----
-
-
 def _new(
-    source: str | Path | list[str], asked: Options, display: Display
+    source: str | Path | list[str], asked: Options, display: Display, company: Alone
 ) -> tuple[Artifact, Corpus]:
+    base, context = None if asked.base is None else Base(asked), asked.context
     collection = collect(source, field=asked.field, column=asked.column, progress=display.working)
-    codec, why = _codec(collection, asked)
+    if base is None:
+        codec, why = choose_codec(collection, asked)
+    else:
+        codec = base.artifact.codec
+        why = f"weights and codec of {base.path}: {codec.space.size:,} symbols"
     display.say(why)
     corpus = prepare(collection, codec, progress=display.working)
+    if context is not None and context > len(corpus.train):
+        raise ValueError(
+            f"--context {context:,} is longer than the {len(corpus.train):,} symbols to learn: "
+            "give more data, a shorter context, or leave it out"
+        )
     display.say(corpus.description)
-    torch.manual_seed(asked.seed)
     seconds = None if asked.steps else seconds_of(asked.time or DEFAULT_TIME)
-    name, size = _choose(len(corpus.train), seconds, asked)
-    model = _model(name, size, codec.space, asked.dropout)
-    recipe = {"name": name, "size": size, "data": collection.folder.name, "seed": asked.seed}
+    if base is None:
+        name, size = choose_model(len(corpus.train), seconds, asked)
+    else:
+        name, size = base.name, base.size
+
+    config = choose_training(name, size, asked if base is None else base.settle(asked))
+
+    def build(dropout: float | None) -> SequenceModel:
+        torch.manual_seed(asked.seed)
+        if base is not None:
+            return base.model(dropout)
+        return make_model(name, size, codec.space, dropout, config.length)
+
+    model = build(asked.dropout)
+    recipe = {"name": name, "size": size, "seed": asked.seed, **facts(source, asked, corpus)}
     artifact = Artifact(model, codec, recipe)
+    if base is not None:
+        recipe["base"] = base.origin(corpus, display.working)
     if model.by_gradient:
-        config = _training(size, asked)
+        company.rows(min(config.batch, len(corpus.train)))  # or there are too few of them
         if seconds is not None:
-            config = calibrate(model, corpus, config, seconds)
+            together(company, "calibrate", model, corpus, config, seconds=seconds)
+            config = calibrate(model, corpus, config, seconds, company)
         if asked.dropout is None:  # known only now: it depends on how often the data is seen
-            torch.manual_seed(asked.seed)
-            artifact.model = _model(name, size, codec.space, _dropout(config, len(corpus.train)))
+            artifact.model = build(choose_dropout(config, len(corpus.train)))
         artifact.recipe["training"] = to_dict(config)
         within = "" if seconds is None else f" in {seconds:.0f} s"
         budget = f"{config.steps:,} steps{within}, threads: {config.threads}"
@@ -186,181 +188,160 @@ def _new(
     return artifact, corpus
 
 
-def _codec(collection: Collection, asked: Options) -> tuple[TextCodec, str]:
-    """The codec asked for; else characters where they are few, and bytes where not."""
-    if asked.tokenizer is not None:
-        if asked.codec not in (None, "bpe"):
-            raise ValueError(f"--tokenizer belongs to codec bpe, not {asked.codec}")
-        codec: TextCodec = BPECodec.from_file(asked.tokenizer)
-        return codec, f"codec bpe: {codec.space.size:,} symbols of {asked.tokenizer}"
-    name, why = asked.codec, "as asked"
-    if name is None:
-        name, why = "bytes", "not plain text" if collection.problem else "many characters"
-        if collection.problem is None:
-            distinct = len(set().union(*(t.decode() for t in collection.texts("all", 2**22))))
-            if distinct <= MOST_CHARACTERS:
-                name, why = "chars", f"{distinct} distinct characters"
-    size = {"size": asked.vocabulary} if asked.vocabulary and name in ("words", "bpe") else {}
-    codec = fit_codec(registry.CODECS[name], collection, **size)
-    return codec, f"codec {name} ({why}): {codec.space.size:,} symbols"
-
-
-def _choose(num_symbols: int, seconds: float | None, asked: Options) -> tuple[str, str]:
-    """Model and size from data and budget alone."""
-    size = asked.size
-    if size is None:
-        small = num_symbols < 20_000_000 or (seconds is not None and seconds < 1800)
-        size = "tiny" if num_symbols < 20_000 else "small" if small else "base"
-    return asked.model or "lstm", size
-
-
-def _dropout(config: TrainConfig, num_symbols: int) -> float:
-    """The oftener the data is seen, the more is dropped."""
-    seen = config.steps * config.batch * config.length * config.accumulate / num_symbols
-    return next(p for most, p in ((2, 0.0), (6, 0.1), (20, 0.2), (math.inf, 0.4)) if seen < most)
-
-
-def _model(name: str, size: str, space: Space, dropout: float | None) -> SequenceModel:
-    config = registry.RECIPES[name](space, size)
-    if dropout is not None and hasattr(config, "dropout"):
-        config = replace(config, dropout=dropout)
-    kind = next(k for k, cls in registry.MODELS.items() if isinstance(config, cls.Config))  # type: ignore[attr-defined]
-    model: SequenceModel = registry.MODELS[kind](config)
-    return model
-
-
-def _training(size: str, asked: Options) -> TrainConfig:
-    given: dict[str, Any] = {
-        "steps": asked.steps,
-        "batch": asked.batch,
-        "length": asked.context,
-        "lr": asked.lr,
-        "carry": asked.carry,
-    }
-    usual: dict[str, Any] = {"steps": 1, "lr": {"tiny": 1e-2, "small": 1e-2, "base": 3e-3}[size]}
-    asked_for = {k: v for k, v in given.items() if v is not None}
-    usual["threads"] = torch.get_num_threads()
-    return TrainConfig(**{**usual, **asked_for}, accumulate=asked.accumulate, seed=asked.seed)
-
-
 # ---- training ----
 
 
 def _again(
-    source: str | Path | list[str], folder: Path, asked: Options, display: Display
-) -> tuple[Artifact, Corpus]:
+    source: str | Path | list[str],
+    folder: Path,
+    asked: Options,
+    display: Display,
+    company: Alone,
+) -> Artifact:
     config = read_config(folder)
-    if config["results"].get("finished", True) and config["results"]:
-        raise ValueError(f"{folder} is finished: nothing to resume")
-    torch.manual_seed(config["recipe"].get("seed", 0))
-    model, codec = load_config_parts(folder, config)
-    artifact = Artifact(model, codec, config["recipe"], config["results"])
+    recipe, results, saves = config["recipe"], config["results"], folder / "checkpoints"
+    same_options(folder, config, asked)
     collection = collect(source, field=asked.field, column=asked.column, progress=display.working)
-    if collection.folder.name != artifact.recipe.get("data"):
-        raise ValueError(f"{source} is not what {folder} was trained on: resume with the same data")
+    same_data(folder, recipe, source, collection)
+    if "diverged" in results:
+        raise ValueError(
+            f"{folder} diverged, and would again: {results['diverged']}, into another -o. "
+            f"{folder} keeps its best weights"
+        )
+    if results and results.get("finished", True) and not checkpoints(saves):
+        shutil.rmtree(saves, ignore_errors=True)
+        display.say(f"{folder} is finished: nothing to resume")
+        return load_artifact(folder)
+    torch.manual_seed(recipe.get("seed", 0))
+    model, codec = load_config_parts(folder, config)
     corpus = prepare(collection, codec, progress=display.working)
     display.say(corpus.description)
-    return artifact, corpus
+    artifact = Artifact(model, codec, recipe, results)
+    return _train(artifact, corpus, folder, display, True, asked.tensorboard, company)
 
 
 def _train(
-    artifact: Artifact, corpus: Corpus, folder: Path, display: Display, resume: bool
+    artifact: Artifact,
+    corpus: Corpus,
+    folder: Path,
+    display: Display,
+    resume: bool,
+    tensorboard: bool,
+    company: Alone,
 ) -> Artifact:
     artifact.baseline = _baseline(artifact, corpus)
-    artifact.save_config(folder)
-    artifact.save_baseline(folder)
     if not artifact.model.by_gradient:
-        began = clock.perf_counter()
-        artifact.model.estimate([corpus.train])
-        artifact.save_config(folder)
-        artifact.save_weights(folder)
-        done: dict[str, Any] = {"seconds": round(clock.perf_counter() - began, 2)}
-        finish(artifact, corpus, folder, done, [], display.working)
-        display.end()
-        return artifact
+        return _count(artifact, corpus, folder, display)
     config = from_dict(TrainConfig, artifact.recipe["training"], "config.json: recipe")
     torch.manual_seed(config.seed)
-    trainer = Trainer(artifact.model, corpus, config)
-    metrics = folder / "metrics.jsonl"
-    records: list[dict[str, Any]] = []
-    if resume and trainer.resume(folder / "checkpoints"):
-        step = trainer.progress.step
-        display.say(f"resumed at step {step:,}")
-        records = [r for r in _records(metrics) if r["step"] <= step]
-    write_text(metrics, "".join(json.dumps(r) + "\n" for r in records))
+    metrics, saves = folder / "metrics.jsonl", folder / "checkpoints"
+    remove_partial(saves)
+    if resume and "base" in artifact.recipe and not checkpoints(saves):
+        start_again(artifact.model, artifact.recipe)
+    together(company, "train", artifact.model, corpus, config, resume=resume)
+    trainer = Trainer(artifact.model, corpus, config, company)
+    if resume and trainer.resume(saves, display.say):
+        display.say(f"resumed at step {trainer.progress.step:,}")
+    else:
+        if resume:
+            display.say(f"no checkpoint in {saves}: it begins at the first step")
+        trainer.save(saves)  # so that where there is a config.json, there are weights to begin with
+    artifact.save_config(folder)
+    artifact.save_baseline(folder)
+    kept = list(records(metrics, trainer.progress.step))
+    _write_records(metrics, kept)
     every = max(1, config.steps // 1000)
     display.begin(config.steps, trainer.progress.step)
-    with metrics.open("a", encoding="utf-8") as log, _stopping(trainer):
+    failed: TrainingFailed | None = None
+    with (
+        track.events(folder / "events" if tensorboard else None, trainer.progress.step) as draw,
+        stopping(trainer),
+    ):
 
         def report(record: dict[str, Any]) -> None:
             checked = "held_out_bits_per_byte" in record
             if checked or record["step"] % every == 0:
-                log.write(json.dumps(record) + "\n")
-                log.flush()
-                records.append(record)
+                kept.append(record)
+                draw(record)
+                with suppress(OSError), metrics.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(record) + "\n")  # a full disk: all are written at the end
             if checked and record["best"]:
-                artifact.save_weights(folder)
+                artifact.model.load_state_dict(trainer.best)
+                try:
+                    artifact.save_weights(folder)
+                except OSError as error:
+                    display.say(f"{error}; training goes on")
                 artifact.model.eval()
                 display.sample(generate(artifact, n=1, length=200, seed=config.seed)[0].text)
             display.report(record)
 
         try:
-            trainer.run(folder / "checkpoints", report)
+            trainer.run(saves, report, display.say)
+        except TrainingFailed as error:
+            failed = error
         finally:
             display.end()
     artifact.model.load_state_dict(trainer.best)
     artifact.model.eval()
     artifact.save_weights(folder)
+    _write_records(metrics, kept)
+    at = trainer.progress
     done = {
-        "steps": trainer.progress.step,
-        "best_step": trainer.progress.best_step,
-        "seconds": round(trainer.progress.seconds, 1),
-        "finished": trainer.finished,
+        "steps": at.step,
+        "best_step": at.best_step,
+        "seconds": round(at.seconds, 1),
+        "finished": trainer.finished and failed is None,
+        **({} if failed is None else {"diverged": str(failed)}),
     }
-    finish(artifact, corpus, folder, done, records, display.working)
+    finish(artifact, corpus, folder, done, kept, display.working)
     display.end()
-    if trainer.finished:
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    if not trainer.finished:
-        display.say(f"stopped at step {trainer.progress.step:,} and saved: --resume goes on")
-    elif trainer.progress.step < config.steps:
-        display.say(f"stopped early at step {trainer.progress.step:,}: nothing better was to come")
+    if failed is None and not trainer.finished:
+        display.say(f"stopped at step {at.step:,} and saved: --resume goes on")
+        return artifact
+    shutil.rmtree(saves, ignore_errors=True)  # the last act: until then --resume does all again
+    if failed is not None:
+        raise TrainingFailed(f"{failed}. {folder} keeps the best weights, of step {at.best_step:,}")
+    if at.step < config.steps:
+        display.say(f"stopped early at step {at.step:,}: nothing better was to come")
     return artifact
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of metrics.jsonl; a crash may have cut the last one."""
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with suppress(json.JSONDecodeError):
-            yield json.loads(line)
+def _count(artifact: Artifact, corpus: Corpus, folder: Path, display: Display) -> Artifact:
+    artifact.save_config(folder)
+    began = clock.perf_counter()
+    artifact.model.estimate([corpus.train])
+    artifact.save_weights(folder)
+    done: dict[str, Any] = {"seconds": round(clock.perf_counter() - began, 2)}
+    finish(artifact, corpus, folder, done, [], display.working)
+    display.end()
+    return artifact
+
+
+def _write_records(path: Path, kept: list[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say of what can't be written what that means for the run.
+
+    Raises:
+        OSError: the same, in one line.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(
+            f"{error}: what {folder} held before is intact; once it can be written, --resume goes on"
+        ) from None
 
 
 def _baseline(artifact: Artifact, corpus: Corpus) -> SequenceModel | None:
     """An n-gram on the same training part, to be beaten."""
     if not artifact.model.by_gradient:
         return None
-    baseline = _model("ngram", "small", artifact.codec.space, None)
+    baseline = make_model("ngram", "small", artifact.codec.space, None)
     baseline.estimate([np.asarray(corpus.train[:BASELINE_SYMBOLS])])
     return baseline.eval()
-
-
-@contextmanager
-def _stopping(trainer: Trainer) -> Iterator[None]:
-    """SIGINT and SIGTERM finish the step, save and stop; a second one is not caught."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    old: dict[signal.Signals, Any] = {}
-
-    def ask(number: int, frame: object) -> None:
-        trainer.stop_asked = True
-        for which, handler in old.items():
-            signal.signal(which, handler)
-
-    for which in (signal.SIGINT, signal.SIGTERM):
-        old[which] = signal.signal(which, ask)
-    try:
-        yield
-    finally:
-        for which, handler in old.items():
-            signal.signal(which, handler)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from chainrule.artifact import Artifact, load_artifact
+from chainrule.verbs import attention as _attention
 from chainrule.verbs import evaluate as _evaluate
 from chainrule.verbs import generate as _generate
 from chainrule.verbs import inspect as _inspect
 from chainrule.verbs import next as _next
+from chainrule.verbs import rollout as _rollout
 from chainrule.verbs import score as _score
 from chainrule.verbs.generate import Sample
 from chainrule.verbs.score import Score
@@ -44,9 +46,25 @@ class Fitted:
         """Bits per byte on other data, with n-gram, gzip and xz beside it."""
         return _evaluate.evaluate(self.artifact, source, **where)
 
+    def rollout(self, source: str | Path, **settings: Any) -> _rollout.Rollout:
+        """How errors add up over the model's own symbols; settings as ``evaluate --rollout``.
+
+        Raises:
+            ValueError: settings out of bounds, data too short, or no oracle with these symbols.
+        """
+        return _rollout.rollout(self.artifact, source, **settings)
+
     def inspect(self) -> _inspect.Card:
         """What this is and how it was made."""
         return _inspect.inspect(self.artifact)
+
+    def attention(self, prompt: str) -> _attention.Attention:
+        """Where every head of every layer looks; ``save("attention.png")`` draws it.
+
+        Raises:
+            ValueError: a model without attention, or more than 200 symbols.
+        """
+        return _attention.attention(self.artifact, prompt)
 
     @property
     def path(self) -> Path | None:

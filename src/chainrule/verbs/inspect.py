@@ -39,7 +39,7 @@ class Card:
         out = [
             ("model", self.headline),
             ("shape", ", ".join(f"{k} {_short(v)}" for k, v in shape.items())),
-            *((k, _short(v)) for k, v in self.recipe.items()),
+            *((k, _short(v["path"] if k == "base" else v)) for k, v in self.recipe.items()),
             *((k, _short(v)) for k, v in self.results.items()),
             *((name, f"{size:,} bytes") for name, size in self.files.items()),
         ]
@@ -83,5 +83,5 @@ def _short(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, dict):
         return ", ".join(f"{k} {_short(v)}" for k, v in value.items())
-    text = str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,158 @@
+"""What fit chooses where nothing was asked, from data and budget alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chainrule import registry
+from chainrule.codecs.text import BPECodec, TextCodec
+from chainrule.core.config import bounded
+from chainrule.core.model import SequenceModel
+from chainrule.core.space import Space
+from chainrule.training.data import Collection, fit_codec
+from chainrule.training.trainer import TrainConfig
+
+MOST_CHARACTERS = 200  # with more of them, bytes are the better symbols
+DEFAULT_TIME = "5m"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may be asked of ``fit``; None means: chosen from data and budget, and explained."""
+
+    model: str | None = None
+    size: str | None = None
+    codec: str | None = None
+    vocabulary: int | None = None
+    tokenizer: str | None = None
+    time: str | float | None = None
+    steps: int | None = None
+    batch: int | None = None
+    context: int | None = None
+    lr: float | None = None
+    dropout: float | None = None
+    accumulate: int = 1
+    carry: bool | None = None
+    objective: str = "nll"
+    rate: float | None = None
+    seed: int = 0
+    field: str | None = None
+    column: str | None = None
+    base: str | Path | None = None  # the run that this one starts from: --from
+    tensorboard: bool = False
+    shard: bool = False  # weights, gradients and optimiser in shards over the processes
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("model", registry.RECIPES),
+            ("size", ("tiny", "small", "base")),
+            ("codec", registry.CODECS),
+        ):
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                raise ValueError(f"{name} {value!r} is not one of {', '.join(known)}")
+        if self.time is not None and self.steps is not None:
+            raise ValueError("give --time or --steps, not both")
+        if self.rate is not None and self.objective == "nll":
+            raise ValueError("--rate belongs to --objective scheduled or noise")
+        if self.steps is not None:
+            bounded("steps", self.steps, 1, 10**9)
+        if self.vocabulary is not None:
+            bounded("vocabulary", self.vocabulary, 2, 2**24)
+        bounded("seed", self.seed, 0, 2**63 - 1)
+        seconds_of(self.time or 1)
+
+
+def seconds_of(text: str | float) -> float:
+    """ "90", "90s", "10m", "1.5h" or a number of seconds.
+
+    Raises:
+        ValueError: not a time, or not between a second and 30 days.
+    """
+    if isinstance(text, str):
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(s|m|h|d)?\s*", text)
+        if match is None:
+            raise ValueError(f"{text!r} is not a time: write 30s, 10m, 2h")
+        text = float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2] or "s"]
+    bounded("time in seconds", text, 1, 30 * 86400)
+    return float(text)
+
+
+def choose_codec(collection: Collection, asked: Options) -> tuple[TextCodec, str]:
+    """The codec asked for; else characters where they are few, and bytes where not."""
+    if asked.tokenizer is not None:
+        if asked.codec not in (None, "bpe"):
+            raise ValueError(f"--tokenizer belongs to codec bpe, not {asked.codec}")
+        codec: TextCodec = BPECodec.from_file(asked.tokenizer)
+        return codec, f"codec bpe: {codec.space.size:,} symbols of {asked.tokenizer}"
+    name, why = asked.codec, "as asked"
+    if name is None:
+        name, why = "bytes", "not plain text" if collection.problem else "many characters"
+        if collection.problem is None:
+            distinct = len(set().union(*(t.decode() for t in collection.texts("all", 2**22))))
+            if distinct <= MOST_CHARACTERS:
+                name, why = "chars", f"{distinct} distinct characters"
+    size = {"size": asked.vocabulary} if asked.vocabulary and name in ("words", "bpe") else {}
+    codec = fit_codec(registry.CODECS[name], collection, **size)
+    return codec, f"codec {name} ({why}): {codec.space.size:,} symbols"
+
+
+def choose_model(num_symbols: int, seconds: float | None, asked: Options) -> tuple[str, str]:
+    """Model and size from data and budget alone."""
+    size = asked.size
+    if size is None:
+        small = num_symbols < 20_000_000 or (seconds is not None and seconds < 1800)
+        size = "tiny" if num_symbols < 20_000 else "small" if small else "base"
+    return asked.model or "lstm", size
+
+
+def choose_dropout(config: TrainConfig, num_symbols: int) -> float:
+    """The oftener the data is seen, the more is dropped."""
+    seen = config.steps * config.batch * config.length * config.accumulate / num_symbols
+    return next(p for most, p in ((2, 0.0), (6, 0.1), (20, 0.2), (math.inf, 0.4)) if seen < most)
+
+
+def make_model(
+    name: str, size: str, space: Space, dropout: float | None, context: int = 256
+) -> SequenceModel:
+    """A model by the name of its recipe, made for windows of ``context`` symbols."""
+    config = registry.RECIPES[name](space, size)
+    if dropout is not None and hasattr(config, "dropout"):
+        config = replace(config, dropout=dropout)
+    if hasattr(config, "context"):
+        context = max(2, context)
+        config = replace(config, context=context, sinks=min(config.sinks, context // 2))
+    kind = next(k for k, cls in registry.MODELS.items() if isinstance(config, cls.Config))  # type: ignore[attr-defined]
+    model: SequenceModel = registry.MODELS[kind](config)
+    return model
+
+
+def choose_training(name: str, size: str, asked: Options) -> TrainConfig:
+    """What ``bench/defaults.py`` found best for a family and a size, but for what was asked."""
+    given: dict[str, Any] = {
+        "steps": asked.steps,
+        "batch": asked.batch,
+        "length": asked.context,
+        "lr": asked.lr,
+        "carry": asked.carry,
+        "objective": asked.objective,
+        "rate": asked.rate,
+    }
+    usual: dict[str, Any] = {"steps": 1, "lr": {"tiny": 1e-2, "small": 1e-2, "base": 3e-3}[size]}
+    if name in ("transformer", "gpt2"):
+        usual |= {
+            "optimiser": "muon",
+            "batch": 16,
+            "length": {"tiny": 64, "small": 128, "base": 256}[size],
+            "lr": {"tiny": 1e-2, "small": 5e-3, "base": 3e-3}[size],
+        }
+    asked_for = {k: v for k, v in given.items() if v is not None}
+    usual["threads"] = torch.get_num_threads()
+    usual["rate"] = 0.0 if asked.objective == "nll" else 0.1
+    return TrainConfig(**{**usual, **asked_for}, accumulate=asked.accumulate, seed=asked.seed)
