@@ -14,6 +14,7 @@ NAMES = (
     "transformer_training",
     "time_to_quality",
     "long_stream",
+    "defaults",
     "demo_bits",
     "faults",
 )

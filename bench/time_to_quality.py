@@ -55,10 +55,20 @@ SPACE = Space("finite", CHARACTERS)
 ModelConfig = TransformerConfig | RNNConfig
 
 # ==== what runs for us: tuned by hand ====
-OURS: tuple[ModelConfig, TrainConfig] = (
-    TransformerConfig(SPACE, num_layers=4, dim=128, num_heads=4, hidden=384, context=CONTEXT),
-    TrainConfig(steps=900, batch=12, length=64, lr=3e-3, warm_up=30, threads=THREADS),
-)
+OURS: dict[str, tuple[ModelConfig, TrainConfig]] = {
+    "chainrule lstm": (
+        RNNConfig(SPACE, "lstm", num_layers=2, dim=192, hidden=192, residual=True),
+        TrainConfig(steps=240, batch=16, length=64, lr=1e-2, warm_up=20, threads=THREADS),
+    ),
+    "chainrule transformer": (
+        TransformerConfig(
+            SPACE, num_layers=3, dim=128, num_heads=4, hidden=352, context=CONTEXT, sinks=0
+        ),
+        TrainConfig(
+            steps=480, batch=16, length=64, lr=5e-3, warm_up=20, threads=THREADS, optimiser="muon"
+        ),
+    ),
+}
 BUDGET: tuple[ModelConfig, TrainConfig] = (
     TransformerConfig(
         SPACE, num_layers=6, dim=384, num_heads=6, num_kv_heads=6, hidden=1024, dropout=0.2
@@ -73,7 +83,7 @@ def main(data: Path | None, seeds: tuple[int, ...] = SEEDS) -> None:
     if data is None:
         print("skipped: it needs text/tinyshakespeare.txt: --data FOLDER")
         return
-    names = [name for name in ("chainrule", "nanoGPT") if peers.present(name)]
+    names = [*OURS, *(name for name in ("nanoGPT",) if peers.present(name))]
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for seed in seeds:
         for name in names:
@@ -90,11 +100,13 @@ def main(data: Path | None, seeds: tuple[int, ...] = SEEDS) -> None:
         reached_words = ", ".join(f"{k} {n} of {len(seeds)}" for k, n in reached.items())
         rows.append([name, *cells, reached_words])
     table(["contender", "seconds", f"cold {CONTEXT}", "stream", f"at {TARGET} or below"], rows)
-    if len(names) == 2:
-        pair = ([run["seconds"] for run in runs[name]] for name in names)
-        result["ratio"] = ratios(*pair)
-        print(f"time to nanoGPT's: {result['ratio']}")
-    result["ours"] = [to_dict(config) for config in OURS]
+    if "nanoGPT" in names:
+        theirs = [run["seconds"] for run in runs["nanoGPT"]]
+        for name in OURS:
+            ratio = ratios([run["seconds"] for run in runs[name]], theirs)
+            result[name]["ratio"] = ratio
+            print(f"time of {name} to nanoGPT's: {ratio}")
+    result["ours"] = {k: [to_dict(config) for config in v] for k, v in OURS.items()}
     save("time_to_quality", result)
 
 
@@ -238,7 +250,7 @@ def _work(name: str, *words: str) -> None:
     elif name == "nanoGPT":
         found = nano_gpt(Path(words[1]), int(words[0]))
     else:
-        found = ours(Path(words[1]), *OURS, int(words[0]))
+        found = ours(Path(words[1]), *OURS[name], int(words[0]))
     print(json.dumps(found), file=out)
 
 

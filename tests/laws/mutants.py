@@ -19,11 +19,12 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from tests.laws.mutations import LOOP, NOISE, STATE, Mutant
+from tests.laws.mutations_attention import ATTENDING
 from tests.laws.mutations_models import MODEL, TEST_ONLY
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS, LIMIT_S = 2, 240
-MUTANTS = [*NOISE, *STATE, *MODEL, *LOOP, *TEST_ONLY]
+MUTANTS = [*NOISE, *STATE, *MODEL, *ATTENDING, *LOOP, *TEST_ONLY]
 COPIED = ["src", "tests", "pyproject.toml"]
 # An editable installation's finder would lead back to the working tree.
 RUN = (
