@@ -26,6 +26,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -53,19 +54,14 @@ from chainrule.verbs.choosing import Options, choose_training, make_model
 
 ROUNDS, BUDGET, SEEDS = 5, 40.0, (1, 2)  # seconds of one thread
 WORDS = 10_000  # the larger alphabet for the heads
-ROUND, LEAST, OPENING = 1.0, 3, 3  # a round's seconds and fewest steps; steps before any round
+ROUND, LEAST = 1.0, 3  # a round's seconds and fewest steps; so many before the first round, too
 
 # ---- what is changed, in a process of its own, before the first tensor ----
 
 
-def _nothing() -> None:
-    """As it comes."""
-
-
 def _float32() -> None:
-    loop.training_precision = lambda device: torch.autocast(  # type: ignore[assignment]
-        device.type, torch.bfloat16, enabled=False
-    )
+    off = torch.autocast("cpu", enabled=False)
+    patch.object(loop, "training_precision", lambda device: off).start()
 
 
 def _explicit_layer() -> None:
@@ -74,15 +70,15 @@ def _explicit_layer() -> None:
         turned = attention.rotate(q, angles), attention.rotate(k, angles)
         return self.join(x, attention.causal(*turned, v))
 
-    Layer.forward = forward  # type: ignore[method-assign]
+    patch.object(Layer, "forward", forward).start()
 
 
 def _fused_attention() -> None:
-    attention.explicit = lambda x: False  # type: ignore[assignment]
+    patch.object(attention, "explicit", lambda x: False).start()
 
 
 def _generic_head() -> None:
-    LinearCategorical.log_prob = Finite.log_prob  # type: ignore[method-assign]
+    patch.object(LinearCategorical, "log_prob", Finite.log_prob).start()
 
 
 def _torch_head(chunks: bool) -> None:
@@ -100,7 +96,7 @@ def _torch_head(chunks: bool) -> None:
         )
         return total.float(), torch.tensor(float(batch.x.numel()))
 
-    objectives.nll = nll  # type: ignore[assignment]
+    patch.object(objectives, "nll", nll).start()
 
 
 def _unfused(foreach: bool) -> None:
@@ -109,11 +105,11 @@ def _unfused(foreach: bool) -> None:
         plain = [{k: g[k] for k in ("params", "weight_decay")} for g in groups]
         return torch.optim.AdamW(plain, lr=lr, betas=BETAS, fused=False, foreach=foreach)
 
-    loop.make_optimiser = make
+    patch.object(loop, "make_optimiser", make).start()
 
 
-def _plain_memory() -> None:
-    loop.keep_memory = lambda: False  # type: ignore[assignment]
+def _memory_given_back() -> None:
+    patch.object(loop, "keep_memory").start()
 
 
 def _small_pages() -> None:
@@ -129,28 +125,29 @@ def _batches_ahead() -> None:
         ready[number + 1] = pool.submit(make, self, number + 1)
         return make(self, number) if asked is None else asked.result()
 
-    Trainer._batch = batch  # type: ignore[method-assign]
+    patch.object(Trainer, "_batch", batch).start()
 
 
 BASE, COMPILED = "default", "compiled"
 CONTENDERS: dict[str, Callable[[], None]] = {
-    BASE: _nothing,
+    BASE: lambda: None,
     "float32": _float32,
     "plain layer, explicit attention": _explicit_layer,
     "plain layer, fused attention": _fused_attention,
     "generic head": _generic_head,
-    "F.linear_cross_entropy": lambda: _torch_head(False),
-    "F.linear_cross_entropy in chunks": lambda: _torch_head(True),
-    "AdamW foreach": lambda: _unfused(True),
-    "AdamW for each": lambda: _unfused(False),
-    "malloc as it comes": _plain_memory,
+    "F.linear_cross_entropy": lambda: _torch_head(chunks=False),
+    "F.linear_cross_entropy in chunks": lambda: _torch_head(chunks=True),
+    "AdamW foreach": lambda: _unfused(foreach=True),
+    "AdamW for each": lambda: _unfused(foreach=False),
+    "memory given back": _memory_given_back,
     "small pages": _small_pages,
     "batches made ahead": _batches_ahead,
-    COMPILED: _nothing,
-    "muon": _nothing,
+    COMPILED: lambda: None,
+    "muon": lambda: None,
 }
 CHANGES: dict[str, dict[str, Any]] = {COMPILED: {"compile": True}, "muon": {"optimiser": "muon"}}
-HEADS = (BASE, *(name for name in CONTENDERS if "head" in name or name.startswith("F.")))
+TORCH_HEADS = ("F.linear_cross_entropy", "F.linear_cross_entropy in chunks")
+HEADS = (BASE, "generic head", *TORCH_HEADS)
 
 # ---- what learns, an answer a question ----
 
@@ -194,7 +191,7 @@ def speed(
     """
     if not hasattr(torch.nn, "LinearCrossEntropyOptions"):
         print(f"skipped: F.linear_cross_entropy (not in torch {torch.__version__})")
-        names = [n for n in names if not n.startswith("F.")]
+        names = [n for n in names if n not in TORCH_HEADS]
     with ExitStack() as stack:
         cold = stack.enter_context(tempfile.TemporaryDirectory())  # nothing was compiled before
         workers = {n: stack.enter_context(_Worker(n, symbols, data, cold)) for n in names}
@@ -221,7 +218,7 @@ def speed(
 
 def _repaid(base: dict[str, Any], compiled: dict[str, Any]) -> dict[str, float | None]:
     """What compiling takes, and the steps that win it back, if any do."""
-    seconds = compiled["opening_s"] - OPENING * compiled["ms"]["median"] / 1000
+    seconds = compiled["opening_s"] - LEAST * compiled["ms"]["median"] / 1000
     saved = (base["ms"]["median"] - compiled["ms"]["median"]) / 1000
     steps = seconds / saved if saved > 0 else None
     told = "never repaid" if steps is None else f"repaid after {steps:,.0f} steps"
@@ -278,23 +275,27 @@ class _Worker:
 
 def _work(name: str, symbols: int, data: Path) -> None:
     CONTENDERS[name]()
-    loop.keep_memory()  # as fit does before the first tensor
+    loop.keep_memory()  # type: ignore[attr-defined] # as fit does before the first tensor
     torch.set_num_threads(1)
     trainer = _trainer(name, symbols, data)
     print("{}", flush=True)
     opening: float | None = None
     for _ in sys.stdin:
         if opening is None:
-            began = time.perf_counter()
-            for _ in range(OPENING):
-                trainer.train_step()
-            opening = time.perf_counter() - began
-        began, steps = time.perf_counter(), 0
-        while steps < LEAST or time.perf_counter() - began < ROUND:
-            trainer.train_step()
-            steps += 1
-        ms = (time.perf_counter() - began) / steps * 1000
-        print(json.dumps({"ms": ms, "opening_s": opening}), flush=True)
+            opening = LEAST * _per_step(trainer, time.perf_counter, 0.0)
+        seconds = _per_step(trainer, time.perf_counter, ROUND)
+        print(json.dumps({"ms": 1000 * seconds, "opening_s": opening}), flush=True)
+
+
+def _per_step(
+    trainer: Trainer, clock: Callable[[], float], seconds: float, least: int = LEAST
+) -> float:
+    """Mean seconds of a step, of at least so many steps and as many as ``seconds`` hold."""
+    began, steps = clock(), 0
+    while steps < least or clock() - began < seconds:
+        trainer.train_step()
+        steps += 1
+    return (clock() - began) / steps
 
 
 def _trainer(name: str, symbols: int, data: Path) -> Trainer:
@@ -330,7 +331,9 @@ def learning(
 
     @cache  # schedules and seeds cost the same, and so get as many steps
     def step_seconds(recipe: str, config: TrainConfig) -> float:
-        return _step_seconds(data, recipe, config, budget / 20)
+        trainer, _ = _prepare(data, recipe, config)
+        _per_step(trainer, time.process_time, 0.0)  # warming up
+        return _per_step(trainer, time.process_time, budget / 20)
 
     result: dict[str, Any] = {"budget_s": budget, "seeds": list(seeds)}
     try:
@@ -378,25 +381,10 @@ def _prepare(data: Path, recipe: str, config: TrainConfig) -> tuple[Trainer, Any
     return Trainer(model.train(), corpus, config), held_out
 
 
-def _step_seconds(data: Path, recipe: str, config: TrainConfig, seconds: float) -> float:
-    """Processor time of a step: the mean of those that fit into ``seconds``."""
-    trainer, _ = _prepare(data, recipe, config)
-    for _ in range(OPENING):
-        trainer.train_step()
-    began, steps = time.process_time(), 0
-    while steps < LEAST or time.process_time() - began < seconds:
-        trainer.train_step()
-        steps += 1
-    return (time.process_time() - began) / steps
-
-
 def _learn(data: Path, recipe: str, config: TrainConfig) -> dict[str, float]:
     """A whole schedule: nats of the last weights, the average of them where there is one."""
     trainer, held_out = _prepare(data, recipe, config)
-    began = time.process_time()
-    for _ in range(config.steps):
-        trainer.train_step()
-    seconds = time.process_time() - began
+    seconds = config.steps * _per_step(trainer, time.process_time, 0.0, config.steps)
     with trainer.average.applied():
         nats = -float(log_probs(trainer.model, held_out, lanes=8).mean())
     return {"nats": nats, "steps": config.steps, "seconds": seconds}

@@ -334,7 +334,8 @@ def _writing(folder: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise OSError(
-            f"{error}: what {folder} held before is intact; once it can be written, --resume goes on"
+            f"{error}: what {folder} held before is intact; "
+            "once it can be written, --resume goes on"
         ) from None
 
 
