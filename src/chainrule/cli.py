@@ -247,6 +247,9 @@ def score(
             for name, s in scores.items()
         ),
     )
+    for name, s in scores.items():
+        if s.stride is not None:
+            _out.print(f"{name}: a new context every {s.stride} symbols", markup=False)
     if symbols:
         for s in scores.values():
             for symbol, nats in zip(s.symbols, s.per_symbol, strict=True):

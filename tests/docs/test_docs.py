@@ -1,8 +1,9 @@
 """Every code block of every page is run, or fails here.
 
-Page by page, in the order of the page: `sh` line by line through the command line, in this process;
-`python` in one namespace; `toml` is parsed, and its entry points are those that the registry
-reads. `make` and `pip install` lines are held against the Makefile and the extras and not run.
+Page by page, in the order of the page: `sh` line by line through the command line, in this process
+(`torchrun` starts no others); `python` in one namespace; `toml` is parsed, and its entry points are
+those that the registry reads. `make` and `pip install` lines are held against the Makefile and the
+extras and not run.
 `text` is the output of an earlier run and not compared; `tree` is tested in tests/arch. Any other
 language, and any other command, is an error.
 
@@ -59,15 +60,15 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
         return replace(config, steps=min(config.steps, STEPS), batch=2, length=32, evaluations=2)
 
     class Short(Trainer):
-        def __init__(self, model, corpus, config):
-            super().__init__(model, corpus, short(config))
+        def __init__(self, model, corpus, config, company):
+            super().__init__(model, corpus, short(config), company)
 
         def train_step(self):
             self.stop_asked = os.environ.get("STOP_AFTER_ONE_STEP") == "yes"
             return super().train_step()
 
     monkeypatch.setattr(rnn, "SIZES", SHAPES)
-    monkeypatch.setattr(fit, "calibrate", lambda model, corpus, config, seconds: short(config))
+    monkeypatch.setattr(fit, "calibrate", lambda model, corpus, config, *_: short(config))
     monkeypatch.setattr(fit, "Trainer", Short)
 
 
@@ -127,6 +128,8 @@ def run_command(words: list[str], given: bytes, line: str, code: int) -> bytes:
     name, arguments = words[0], words[1:]
     if name == "chainrule":
         return run_chainrule(arguments, given, code)
+    if name == "torchrun":
+        return run_chainrule(check_torchrun(arguments), given, code)
     if name == "make":
         return check_make(arguments)
     if name == "cat":
@@ -153,6 +156,15 @@ def run_chainrule(arguments: list[str], given: bytes, code: int) -> bytes:
     assert (end.value.code or 0) == code, f"chainrule {shlex.join(arguments)}: {errors.getvalue()}"
     out.flush()
     return out.buffer.getvalue()
+
+
+def check_torchrun(arguments: list[str]) -> list[str]:
+    """What every process is to run; one does here, tests/unit/test_distributed.py has several."""
+    cut = arguments.index("-m")
+    flags = {a.partition("=")[0].replace("_", "-") for a in arguments[:cut] if a.startswith("-")}
+    assert flags <= {"--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}, flags
+    assert arguments[cut + 1] == "chainrule", arguments
+    return arguments[cut + 2 :]
 
 
 def check_make(arguments: list[str]) -> bytes:

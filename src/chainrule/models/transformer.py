@@ -141,6 +141,11 @@ class Transformer(SequenceModel):
         """Whether positions are learned, and so come to an end."""
         return self.config.layout == "gpt2"
 
+    @property
+    def stride(self) -> int | None:
+        """How many symbols one block of learned positions predicts before the next begins."""
+        return self.config.context // 2 if self.learned else None
+
     # ---- training: all positions at once ----
 
     def forward(

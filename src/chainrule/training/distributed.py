@@ -120,9 +120,10 @@ class Shared:
         """
         if self.root is None:
             return compute(self.loss)
-        found: _T = self.root(compute)
-        if hasattr(self.root, "reshard") and not torch.is_grad_enabled():
-            self.root.reshard()  # with gradients, backward does it
+        root: Any = self.root
+        found: _T = root(compute)
+        if hasattr(root, "reshard") and not torch.is_grad_enabled():
+            root.reshard()  # with gradients, backward does it
         return found
 
     def micro(self, last: bool) -> contextlib.AbstractContextManager[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
 import os
 import sys
 
@@ -30,6 +31,14 @@ def keep_memory() -> bool:
     if kept:
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages; torch reads it once
     return bool(kept)
+
+
+def compiling_pays() -> bool:
+    """Whether torch.compile makes training faster here: on a GPU.
+
+    On a processor what it would fuse is one node already (``nn/block.py``, ``nn/scan.py``).
+    """
+    return torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
 
 
 def training_precision(device: torch.device) -> torch.autocast:

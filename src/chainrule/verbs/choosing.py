@@ -16,10 +16,12 @@ from chainrule.core.config import bounded
 from chainrule.core.model import SequenceModel
 from chainrule.core.space import Space
 from chainrule.training.data import Collection, fit_codec
+from chainrule.training.precision import compiling_pays
 from chainrule.training.trainer import TrainConfig
 
 MOST_CHARACTERS = 200  # with more of them, bytes are the better symbols
 DEFAULT_TIME = "5m"
+REPAID = 600  # seconds of a run that repay half a minute of compiling
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,8 @@ def choose_training(name: str, size: str, asked: Options) -> TrainConfig:
             "length": {"tiny": 64, "small": 128, "base": 256}[size],
             "lr": {"tiny": 1e-2, "small": 5e-3, "base": 3e-3}[size],
         }
+    seconds = seconds_of(asked.time or DEFAULT_TIME)
+    usual["compile"] = asked.steps is None and seconds >= REPAID and compiling_pays()
     asked_for = {k: v for k, v in given.items() if v is not None}
     usual["threads"] = torch.get_num_threads()
     usual["rate"] = 0.0 if asked.objective == "nll" else 0.1

@@ -21,6 +21,8 @@ class Score:
         per_symbol: log-probability of every symbol, in nats; symbols: what they stand for.
         kind: "exact"; "bound": a lower bound on the probability of the text, because other
             segmentations spell the same text; "codes": of a learned codec's symbols.
+        stride: of a model whose context came to an end in this text: how many symbols are scored
+            before it looks at a new context, which begins in the middle of the old one.
     """
 
     nats: float
@@ -29,6 +31,7 @@ class Score:
     per_symbol: list[float] = field(repr=False)
     symbols: list[str] = field(repr=False)
     kind: ScoreKind
+    stride: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, the fields' own names."""
@@ -66,4 +69,10 @@ def score(artifact: Artifact, text: str | bytes) -> Score:
         nats.tolist(),
         [table[i].decode("utf-8", "replace") for i in encoded.symbols.tolist()],
         kind,
+        _stride(artifact, len(encoded.symbols)),
     )
+
+
+def _stride(artifact: Artifact, num_symbols: int) -> int | None:
+    stride: int | None = getattr(artifact.model, "stride", None)
+    return stride if num_symbols > getattr(artifact.model.config, "context", num_symbols) else None
