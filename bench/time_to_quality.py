@@ -65,7 +65,7 @@ OURS: dict[str, tuple[ModelConfig, TrainConfig]] = {
             SPACE, num_layers=3, dim=128, num_heads=4, hidden=352, context=CONTEXT, sinks=0
         ),
         TrainConfig(
-            steps=480, batch=16, length=64, lr=5e-3, warm_up=20, threads=THREADS, optimiser="muon"
+            steps=410, batch=16, length=64, lr=5e-3, warm_up=20, threads=THREADS, optimiser="muon"
         ),
     ),
 }
