@@ -72,9 +72,9 @@ def test_codec_shape_weights_and_settings_come_from_the_run(place, tuned, monkey
     starts = []
 
     class Watched(Trainer):
-        def __init__(self, model, corpus, config):
+        def __init__(self, model, corpus, config, company):
             starts.append({k: v.clone() for k, v in model.state_dict().items()})
-            super().__init__(model, corpus, config)
+            super().__init__(model, corpus, config, company)
 
     monkeypatch.setattr(fit_module, "Trainer", Watched)
     artifact = tuned()
