@@ -11,7 +11,7 @@ as one sequence, with whatever context the model has. nanoGPT predicts the first
 window from the one before it; chainrule has only its start symbol there.
 
 ``budget`` is the other question, the best loss in a given time, all on the clock as in
-``fit --time``: ``python -m bench.time_to_quality budget SECONDS SEED FOLDER``.
+``fit --time``: ``python -m bench.time_to_quality budget SECONDS SEED FOLDER``, 600 or 3600 seconds.
 """
 
 from __future__ import annotations
@@ -69,12 +69,18 @@ OURS: dict[str, tuple[ModelConfig, TrainConfig]] = {
         ),
     ),
 }
-BUDGET: tuple[ModelConfig, TrainConfig] = (
-    TransformerConfig(
-        SPACE, num_layers=6, dim=384, num_heads=6, num_kv_heads=6, hidden=1024, dropout=0.2
+BUDGETS: dict[int, tuple[ModelConfig, TrainConfig]] = {  # by seconds
+    600: (
+        RNNConfig(SPACE, "lstm", num_layers=2, dim=384, hidden=384, residual=True, dropout=0.2),
+        TrainConfig(steps=1, batch=16, length=64, lr=5e-3, evaluations=12, patience=12),
     ),
-    TrainConfig(steps=1, batch=16, length=256, lr=1e-3, threads=THREADS),
-)
+    3600: (
+        RNNConfig(SPACE, "lstm", num_layers=2, dim=512, hidden=512, residual=True, dropout=0.3),
+        TrainConfig(
+            steps=1, batch=16, length=128, lr=3e-3, warm_up=100, evaluations=24, patience=8
+        ),
+    ),
+}
 # =========================================
 
 
@@ -245,7 +251,7 @@ def _child(name: str, seed: str, data: Path) -> dict[str, Any]:
 def _work(name: str, *words: str) -> None:
     out, sys.stdout = sys.stdout, sys.stderr  # the peers print
     if name == "budget":
-        found = budget(Path(words[2]), *BUDGET, float(words[0]), int(words[1]))
+        found = budget(Path(words[2]), *BUDGETS[int(words[0])], float(words[0]), int(words[1]))
         save(f"budget_{words[0]}", found)
     elif name == "nanoGPT":
         found = nano_gpt(Path(words[1]), int(words[0]))
