@@ -202,6 +202,7 @@ def test_none_waits_for_the_dead(book, tmp_path, victim, sign):
         told = both[1 - victim].stderr.read().splitlines()[-1]
         assert "is gone; what was saved is intact: --resume goes on" in told
     assert list((tmp_path / "run/checkpoints").glob("step-*"))
+    (tmp_path / "run/metrics.jsonl").unlink()
     with two(*fit, "--resume") as both:
         while lines(tmp_path / "run/metrics.jsonl") < 1:
             assert both[0].poll() is both[1].poll() is None, both[0].communicate()

@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 SILENCE = 20.0  # seconds without a beat, then a process counts as gone
-ARRIVAL = 120.0  # seconds until all processes must be there
+ARRIVAL = 30.0  # seconds until all processes must be there
 _GRACE = 3.0  # seconds that last words may take
 
 
@@ -98,7 +98,8 @@ class Pulse:
                 if store.check(["code"]):
                     store.add("left", 1)
                     self._leave(int(store.get("code")), None)
-                if self._answered - when > SILENCE and store.add("failed", 1) == 1:
+                limit = SILENCE if seen else ARRIVAL
+                if self._answered - when > limit and store.add("failed", 1) == 1:
                     store.set("code", "1")
                     self._leave(1, gone(f"process {after}"))
         except RuntimeError:

@@ -36,7 +36,7 @@ def fit(
 
     Options, all optional: model, size, codec, vocabulary, tokenizer, time ("2m") or steps,
     batch, context, lr, dropout, accumulate, carry, objective, rate, seed, field, column, base
-    (a run whose weights this one starts from), tensorboard, display.
+    (a run whose weights this one starts from), tensorboard, shard, display.
 
     Raises:
         ValueError: wrong input; nothing that was there before is changed.

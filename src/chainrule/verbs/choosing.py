@@ -150,7 +150,7 @@ def choose_training(name: str, size: str, asked: Options) -> TrainConfig:
     if name in ("transformer", "gpt2"):
         usual |= {
             "optimiser": "muon",
-            "batch": 16,
+            "batch": 8,
             "length": {"tiny": 64, "small": 128, "base": 256}[size],
             "lr": {"tiny": 1e-2, "small": 5e-3, "base": 3e-3}[size],
         }
