@@ -58,9 +58,12 @@ VARIANTS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
+# torch.compile warns of what it meets on its way.
+COMPILED = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "compiled")) for n in VARIANTS]
+    "name", [pytest.param(n, marks=COMPILED * (n == "compiled")) for n in VARIANTS]
 )
 def test_a_resumed_run_is_the_whole_run(tmp_path, monkeypatch, name):
     """Stopped at step 5, gone on in another trainer with a generator in another state."""
