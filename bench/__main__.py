@@ -9,6 +9,10 @@ from pathlib import Path
 
 NAMES = (
     "identity",
+    "strategies_identity",
+    "strategies",
+    "coupling",
+    "hybrid_cost",
     "loop_overhead",
     "lstm_training",
     "transformer_training",
@@ -17,6 +21,7 @@ NAMES = (
     "defaults",
     "demo_bits",
     "faults",
+    "constraints",
 )
 
 

@@ -38,7 +38,8 @@ from bench.peers import CHARACTERS, characters
 from chainrule.core.distributions import Finite
 from chainrule.core.objective import Batch
 from chainrule.core.space import Space
-from chainrule.models.transformer import Transformer, transformer
+from chainrule.models.transformer import Transformer
+from chainrule.models.transformer_config import transformer
 from chainrule.nn import attention
 from chainrule.nn.block import Layer
 from chainrule.nn.heads import LinearCategorical
@@ -65,10 +66,12 @@ def _float32() -> None:
 
 
 def _explicit_layer() -> None:
-    def forward(self: Layer, x: Tensor, angles: attention.Angles) -> Tensor:
+    def forward(
+        self: Layer, x: Tensor, angles: attention.Angles, unseen: Tensor | None = None
+    ) -> Tensor:
         q, k, v = self.heads(x)
         turned = attention.rotate(q, angles), attention.rotate(k, angles)
-        return self.join(x, attention.causal(*turned, v))
+        return self.join(x, attention.whole(*turned, v, unseen))
 
     patch.object(Layer, "forward", forward).start()
 

@@ -1,8 +1,10 @@
-"""Write the outputs and the picture that the pages show, from one real run.
+"""Write the outputs and the pictures that the pages show, from real runs.
 
-`.venv/bin/python -m docs.outputs` fits for two minutes and rewrites the blocks whose fence says
-`text` and a name. The book is *Alice's Adventures in Wonderland*
-without its last chapter, which is the test.
+`.venv/bin/python -m docs.outputs` rewrites the blocks whose fence says `text` and a name. The book
+is *Alice's Adventures in Wonderland* without its last chapter, which is the test. Two parts, which
+can be named to make one alone: `tour` fits for two minutes; `strategies` fits for eleven, and
+then measures for a few, which wants an idle machine. A folder named behind the part is kept and
+used again: `book.txt`, `test.txt` and runs that are in it are taken as they are.
 """
 
 from __future__ import annotations
@@ -16,17 +18,23 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/fit-your-text.md")
+PAGES = ("README.md", "docs/fit-your-text.md", "docs/choose-a-strategy.md")
 BLOCK = re.compile(r"(?<=^```text )(\w+)\n.*?(?=^```)", re.MULTILINE | re.DOTALL)
-OUTPUTS = {
+TOUR = {
     "generate": 'generate runs/book "Alice was " --length 200 --temperature 0.7 --seed 3',
     "next": 'next runs/book "said the Mock Tur" -k 3',
     "score": "score runs/book test.txt",
     "evaluate": "evaluate runs/book test.txt",
 }
+RUNS = {  # of the part on strategies, and how it fits them
+    "runs/quick": "--model transformer --size small --ahead 4 --objective hybrid --time 10m",
+    "runs/small": "--model transformer --size tiny --time 1m",
+}
+AUTO = 'generate runs/quick "Alice was " --length 400 --temperature 0.7 --seed 3'
+BENCH = "bench runs/quick test.txt --draft runs/small -o frontier.png"
 
 
-def run(line: str, place: str) -> tuple[str, str]:
+def run(line: str, place: Path) -> tuple[str, str]:
     """Output and messages of one command."""
     command = [sys.executable, "-m", "chainrule", *shlex.split(line)]
     done = subprocess.run(command, cwd=place, check=True, capture_output=True, text=True)
@@ -46,23 +54,48 @@ def tidy(output: str) -> str:
     return "\n".join(line.rstrip() for line in output.strip("\n").splitlines()) + "\n"
 
 
-def main() -> None:
-    """Fit, run every command of OUTPUTS, and put what they print into the pages."""
+def tour(place: Path) -> dict[str, str]:
+    """One run, and what every verb says of it."""
+    shutil.rmtree(place / "runs/book", ignore_errors=True)
+    table, messages = run("fit book.txt --time 2m", place)
+    shutil.copyfile(place / "runs/book/loss.png", ROOT / "docs/images/loss.png")
+    shown = {"fit": shortened(messages), "table": table}
+    return shown | {name: run(line, place)[0] for name, line in TOUR.items()}
+
+
+def strategies(place: Path) -> dict[str, str]:
+    """What auto takes, and the frontier as a table and a picture."""
+    for name, how in RUNS.items():
+        if not (place / name).exists():
+            run(f"fit book.txt -o {name} {how}", place)
+    table, _ = run(BENCH, place)
+    shutil.copyfile(place / "frontier.png", ROOT / "docs/images/frontier.png")
+    return {"auto": run(AUTO, place)[1], "bench": table}
+
+
+def main(parts: list[str], place: Path) -> None:
+    """Make every part, and put what was printed into the pages."""
     book = (ROOT / "src/chainrule/assets/alice.txt").read_text(encoding="utf-8")
     last = book.rindex("CHAPTER XII")
-    with tempfile.TemporaryDirectory() as place:
-        Path(place, "book.txt").write_text(book[:last], encoding="utf-8")
-        Path(place, "test.txt").write_text(book[last:], encoding="utf-8")
-        table, messages = run("fit book.txt --time 2m", place)
-        shown = {"fit": shortened(messages), "table": table}
-        shown |= {name: run(line, place)[0] for name, line in OUTPUTS.items()}
-        (ROOT / "docs/images").mkdir(exist_ok=True)
-        shutil.copyfile(Path(place, "runs/book/loss.png"), ROOT / "docs/images/loss.png")
+    place.mkdir(parents=True, exist_ok=True)
+    if not (place / "book.txt").exists():
+        (place / "book.txt").write_text(book[:last], encoding="utf-8")
+        (place / "test.txt").write_text(book[last:], encoding="utf-8")
+    (ROOT / "docs/images").mkdir(exist_ok=True)
+    shown: dict[str, str] = {}
+    for part in parts:
+        shown |= {"tour": tour, "strategies": strategies}[part](place)
     for page in PAGES:
         path = ROOT / page
         text = path.read_text(encoding="utf-8")
-        path.write_text(BLOCK.sub(lambda m: f"{m[1]}\n{tidy(shown[m[1]])}", text), encoding="utf-8")
+        new = BLOCK.sub(lambda m: f"{m[1]}\n{tidy(shown[m[1]])}" if m[1] in shown else m[0], text)
+        path.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    asked = sys.argv[1:2] or ["tour", "strategies"]
+    if len(sys.argv) > 2:
+        main(asked, Path(sys.argv[2]))
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            main(asked, Path(temporary))

@@ -9,11 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from chainrule.verbs.api import beam_search as beam_search
+    from chainrule.verbs.api import bench as bench
+    from chainrule.verbs.api import best_of as best_of
     from chainrule.verbs.api import demo as demo
+    from chainrule.verbs.api import ensemble as ensemble
     from chainrule.verbs.api import evaluate as evaluate
     from chainrule.verbs.api import fit as fit
     from chainrule.verbs.api import generate as generate
+    from chainrule.verbs.api import infill as infill
     from chainrule.verbs.api import inspect as inspect
+    from chainrule.verbs.api import mbr as mbr
     from chainrule.verbs.api import next as next
     from chainrule.verbs.api import score as score
     from chainrule.verbs.api import stream as stream
@@ -27,9 +33,15 @@ _HOME = {
     "fit": "api",
     "generate": "api",
     "stream": "api",
+    "beam_search": "api",
+    "best_of": "api",
+    "mbr": "api",
+    "infill": "api",
+    "ensemble": "api",
     "next": "api",
     "score": "api",
     "evaluate": "api",
+    "bench": "api",
     "inspect": "api",
     "demo": "api",
     "doctor": "doctor",
@@ -43,13 +55,19 @@ __all__ = [
     "Sample",
     "Score",
     "__version__",
+    "beam_search",
+    "bench",
+    "best_of",
     "demo",
     "doctor",
+    "ensemble",
     "evaluate",
     "fit",
     "generate",
+    "infill",
     "inspect",
     "load",
+    "mbr",
     "next",
     "score",
     "stream",

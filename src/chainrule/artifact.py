@@ -43,6 +43,7 @@ class Artifact:
     results: dict[str, Any] = field(default_factory=dict)
     baseline: SequenceModel | None = None  # an n-gram of the same training part
     path: Path | None = None
+    choices: dict[Any, Any] = field(default_factory=dict)  # what strategy auto has measured
 
     @property
     def kind(self) -> str:

@@ -13,9 +13,18 @@ from typing import Any
 from chainrule.codecs.text import BPECodec, ByteCodec, CharCodec, TextCodec, WordCodec
 from chainrule.core.model import SequenceModel
 from chainrule.core.space import Space
+from chainrule.decoding.draft import Draft
+from chainrule.decoding.heads import Heads
+from chainrule.decoding.hybrid import Hybrid
+from chainrule.decoding.jacobi import Jacobi
+from chainrule.decoding.lookup import Lookup
+from chainrule.decoding.masked import Block, Parallel
+from chainrule.decoding.strategy import Strategy
+from chainrule.decoding.verify import Ancestral
 from chainrule.models.ngram import NGram, ngram
 from chainrule.models.rnn import RNN, gru, lstm, mingru, rnn
-from chainrule.models.transformer import Transformer, gpt2, transformer
+from chainrule.models.transformer import Transformer
+from chainrule.models.transformer_config import gpt2, transformer
 
 Recipe = Callable[[Space, str], Any]
 
@@ -35,7 +44,16 @@ CODECS: dict[str, type[TextCodec]] = {
     "words": WordCodec,
     "bpe": BPECodec,
 }
-STRATEGIES: dict[str, str] = {"ancestral": "identical"}  # name -> exactness class
+STRATEGIES: dict[str, type[Strategy]] = {
+    "ancestral": Ancestral,
+    "lookup": Lookup,
+    "draft": Draft,
+    "heads": Heads,
+    "jacobi": Jacobi,
+    "hybrid": Hybrid,
+    "block": Block,
+    "parallel": Parallel,
+}
 
 for _found in entry_points(group="chainrule.models"):
     MODELS.setdefault(_found.name, _found.load())
@@ -43,6 +61,8 @@ for _found in entry_points(group="chainrule.recipes"):
     RECIPES.setdefault(_found.name, _found.load())
 for _found in entry_points(group="chainrule.codecs"):
     CODECS.setdefault(_found.name, _found.load())
+for _found in entry_points(group="chainrule.strategies"):
+    STRATEGIES.setdefault(_found.name, _found.load())
 
 
 def kind_of(model: SequenceModel) -> str:

@@ -90,7 +90,7 @@ def test_commands_and_options_on_a_page_exist(page):
 
 
 def test_names_that_the_command_line_offers_are_registered():
-    """They are literal tuples in cli.py, so that `--help` needs no registry and no torch."""
+    """They are literals in cli/options.py, so that `--help` needs no registry and no torch."""
     from chainrule import cli, registry
 
     assert sorted(cli.MODELS) == sorted(registry.RECIPES)

@@ -92,3 +92,14 @@ def ngram(book, tmp_path_factory) -> Path:
     result = type_command("fit", book, "-o", folder, "--model", "ngram", "--codec", "words")
     assert result.code == 0, result.err
     return folder
+
+
+@pytest.fixture(scope="session")
+def quick(book, tmp_path_factory) -> Path:
+    """A tiny transformer that every strategy can decode; read only."""
+    folder = tmp_path_factory.mktemp("runs") / "quick"
+    words = ("--model", "transformer", "--size", "tiny", "--objective", "hybrid", "--ahead", "2")
+    small = ("--steps", "12", "--batch", "4", "--context", "64")
+    result = type_command("fit", book, "-o", folder, *words, *small)
+    assert result.code == 0, result.err
+    return folder

@@ -70,7 +70,7 @@ def test_positions(command: Type, run: Path, book: Path):
 
 
 def test_names_the_command_offers():
-    """cli.py can't import them: that would import torch."""
+    """chainrule.cli can't import them: that would import torch."""
     assert cli.OBJECTIVES == OBJECTIVES
 
 

@@ -33,10 +33,13 @@ import pytest
 from tests.arch.files import ROOT, blocks, pages, text
 
 NAME = "gated-conv"  # of the model in docs/add-an-architecture.md
+STRATEGY = "pairs"  # in docs/add-a-strategy.md
 LANGUAGES = {"sh", "python", "toml", "text", "tree"}
 STEPS, SHAPES = 2, {"tiny": (1, 16), "small": (1, 24), "base": (1, 32)}
 # Pages that use a run without having fitted it in an earlier block.
-FITTED = {"docs/concepts.md": "runs/book"}
+FITTED = dict.fromkeys(
+    ("docs/concepts.md", "docs/choose-a-strategy.md", "docs/add-a-strategy.md"), "runs/book"
+)
 # Pages that go on with a run that was stopped, as by Ctrl-C, after its first step.
 STOPPED = {"docs/fit-your-text.md": "runs/long", "docs/resume-anything.md": "runs/long"}
 
@@ -50,11 +53,12 @@ def segments(page: str) -> list[tuple[str, str]]:
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fits of a few steps of a small network: the one place where the pages are not taken as said.
 
-    ``--time`` is not measured and ``--steps`` is cut; everything before and after them runs.
+    ``--time`` is not measured and ``--steps`` is cut; everything before and after them runs. A
+    bench's batch of 32 is one of two.
     """
     from chainrule.models import rnn
     from chainrule.training.trainer import TrainConfig, Trainer
-    from chainrule.verbs import fit
+    from chainrule.verbs import bench, fit
 
     def short(config: TrainConfig) -> TrainConfig:
         return replace(config, steps=min(config.steps, STEPS), batch=2, length=32, evaluations=2)
@@ -70,6 +74,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rnn, "SIZES", SHAPES)
     monkeypatch.setattr(fit, "calibrate", lambda model, corpus, config, *_: short(config))
     monkeypatch.setattr(fit, "Trainer", Short)
+    monkeypatch.setattr(bench, "BATCHES", (1, 2))
 
 
 def furnish(folder: Path) -> None:
@@ -89,6 +94,9 @@ def furnish(folder: Path) -> None:
     lines = [line for line in part.splitlines() if line]
     rows = [json.dumps({"id": i, "review": line}) for i, line in enumerate(lines)]
     (folder / "reviews.jsonl").write_text("\n".join(rows) + "\n")
+    person = {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer"}}
+    schema = {"type": "object", "properties": person, "required": ["name"]}
+    (folder / "person.json").write_text(json.dumps(schema))
     quoted = ['"' + line.replace('"', '""') + '"' for line in lines]
     (folder / "letters.csv").write_text("\n".join(["date,body", *(f"1865,{q}" for q in quoted)]))
 
@@ -103,6 +111,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(registry, "MODELS", dict(registry.MODELS))
     monkeypatch.setattr(registry, "RECIPES", dict(registry.RECIPES))
+    monkeypatch.setattr(registry, "STRATEGIES", dict(registry.STRATEGIES))
     quickly(monkeypatch)
     furnish(tmp_path)
     return tmp_path
@@ -298,15 +307,37 @@ def test_the_complete_model_is_short():
 
 
 def test_the_complete_model_passes_every_law():
+    ran = under_laws("-k", NAME, "tests/laws")
+    laws = "".join(text(str(p.relative_to(ROOT))) for p in (ROOT / "tests/laws").glob("test_*.py"))
+    expected = set(re.findall(r"^def (test_\w+)\((?:[^)]*\W)?entry\b", laws, re.MULTILINE))
+    assert len(expected) > 10
+    found = re.findall(rf"::(test_\w+)\[\S*{NAME}\S* (?:PASSED|SKIPPED)", ran)
+    assert expected - set(found) == set()
+
+
+def under_laws(*arguments: str) -> str:
     """In a process of its own, because the laws read the registry when they are imported."""
     command = [sys.executable, "-m", "pytest", "-p", "tests.docs.listed", "-p", "no:xdist"]
-    command += ["-p", "no:cacheprovider", "-v", "-k", NAME, "tests/laws"]
+    command += ["-p", "no:cacheprovider", "-v", *arguments]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=dict(os.environ)
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    laws = "".join(text(str(p.relative_to(ROOT))) for p in (ROOT / "tests/laws").glob("test_*.py"))
-    expected = set(re.findall(r"^def (test_\w+)\((?:[^)]*\W)?entry\b", laws, re.MULTILINE))
-    assert len(expected) > 10
-    ran = re.findall(rf"::(test_\w+)\[\S*{NAME}\S* (?:PASSED|SKIPPED)", done.stdout)
-    assert expected - set(ran) == set()
+    return done.stdout
+
+
+# ---- the strategy of "add a strategy" ----
+
+
+def test_the_complete_strategy_is_short():
+    (block, *_) = blocks(text("docs/add-a-strategy.md"), "python")
+    assert len([line for line in block.splitlines() if line]) < 60
+
+
+def test_the_complete_strategy_passes_its_laws():
+    """Rows of it join and leave a batch and get what ancestral sampling gives them alone."""
+    which = f"{STRATEGY} and (None or value)"  # make test runs the others too
+    ran = under_laws("-k", which, "tests/laws/test_strategies.py")
+    for law in ("every_strategy", "a_run_is_a_value"):
+        passed = re.findall(rf"test_9_{law}\[(\S*{STRATEGY}\S*)\] PASSED", ran)
+        assert len(passed) > 10, ran[-4000:]

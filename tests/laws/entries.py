@@ -16,6 +16,8 @@ from torch import Tensor
 from chainrule.core.model import AnyOrder, Condition, SequenceModel
 from chainrule.core.objective import Batch
 from chainrule.core.space import Space
+from chainrule.models.constraints import constrained
+from chainrule.models.mixing import Ensemble, Guided
 from chainrule.models.transformer import Transformer, TransformerConfig
 from chainrule.models.wrappers import Penalties
 from chainrule.registry import MODELS, RECIPES
@@ -96,6 +98,16 @@ def _mixture() -> SequenceModel:
     return Mixture([Markov(SIZE), LabelGRU(SIZE, LABELS), DilatedConv(SIZE, (1, 2))])
 
 
+def _product() -> SequenceModel:
+    return Ensemble([LabelGRU(SIZE, LABELS), LabelGRU(SIZE, LABELS)], [2, 1], product=True)
+
+
+def _constrained() -> SequenceModel:
+    model = Markov(SIZE)
+    model.space = Space("finite", SIZE, eos=2)
+    return constrained(model, [b"a", b"b", b""], regex="(ab?)*", at=1, limit=5)
+
+
 def _transformer(**shape: Any) -> SequenceModel:
     """So narrow a context that every sequence of the laws goes beyond it."""
     space = Space("finite", SIZE)
@@ -122,11 +134,17 @@ TEST_ONLY = [
     Entry("conv-wide", partial(DilatedConv, SIZE, (1,), kernel=65)),
     Entry("any-order", _any_order),
     Entry("mixture", _mixture),
+    Entry("ensemble", lambda: Ensemble([Markov(SIZE), DilatedConv(SIZE, (1, 2))], [2, 1])),
+    Entry("product", _product, _label),
+    Entry("guided", lambda: Guided(LabelGRU(SIZE, LABELS), 1.5), _label),
     Entry("penalties", lambda: Penalties(Markov(SIZE), 1.3, 0.2, 0.1)),
+    Entry("constrained", _constrained),
     Entry("student", StudentAR),
     Entry("counts", CountAR),
     Entry("sliding", partial(_transformer, num_kv_heads=2, context=3, sinks=1)),
     Entry("no-sinks", partial(_transformer, context=4, sinks=0)),
+    Entry("blanks", partial(_transformer, context=64, masked=True, ahead=2)),
+    Entry("blank-blocks", partial(_transformer, layout="gpt2", context=12, sinks=0, masked=True)),
     Entry("blocks", partial(_transformer, layout="gpt2", context=3, sinks=0, tied=True)),
 ]
 ENTRIES = TEST_ONLY + [Entry(name, partial(_recipe, name), registered=True) for name in RECIPES]

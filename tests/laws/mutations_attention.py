@@ -40,8 +40,8 @@ ATTENDING = [
     Mutant(
         "positions that begin anew with every block",
         TRANSFORMER,
-        "[n + 1 for n in state.lens]",
-        "[1 for n in state.lens]",
+        "self._run(kv, piece, [n + 1 for n in state.lens])",
+        "self._run(kv, piece, [1 for n in state.lens])",
         "transformer or sliding",
     ),
     Mutant(
@@ -54,8 +54,8 @@ ATTENDING = [
     Mutant(
         "a block that was left by a rewind is trusted",
         TRANSFORMER,
-        "stale = [m != n - self._block(n)[0] + 1 for",
-        "stale = [False for",
+        "if cached == n - begin + 1 else 0",
+        "",
         "blocks",
     ),
     Mutant(

@@ -61,7 +61,7 @@ class Guesser:
         self.lengths = itertools.cycle([most, 1, 0, max(most - 1, 1), 2])
         self.accepted = 0
 
-    def start(self, prompt: Sequence[Tensor]) -> Tally:
+    def start(self, prompt: Sequence[Tensor], cond: Condition | None = None) -> Tally:
         names = tuple(next(self.admitted) for _ in prompt)
         return Tally(names, tuple(len(p) for p in prompt))
 

@@ -208,6 +208,8 @@ def _follows(model: SequenceModel, law: Distribution, x: Tensor, temperature: fl
     rest = 1 - p.sum()
     if rest > 1e-9:
         p, seen = torch.cat([p, rest[None]]), torch.cat([seen, count - seen.sum()[None]])
+    assert not seen[p == 0].any()
+    p, seen = p[p > 0], seen[p > 0]
     few = p * count < 5  # pool what is too rare for chi-squared
     if few.any():
         p, seen = (torch.cat([t[~few], t[few].sum()[None]]) for t in (p, seen))

@@ -14,6 +14,7 @@ from chainrule.core.model import Condition
 from chainrule.core.objective import Batch, Example
 from chainrule.core.space import Space
 from chainrule.models import ngram as module
+from chainrule.models import ngram_counts
 from chainrule.models.ngram import NGram, NGramConfig, ngram
 
 EXACT = 1e-12
@@ -101,13 +102,13 @@ def sequential(streams, cut):
 @pytest.mark.parametrize("seed", range(3))
 def test_equals_a_dictionary(order, seed, monkeypatch):
     streams, tuned = random_streams(seed), []
-    tune = module._Counts.tune
+    tune = module.Counts.tune
 
     def spy(counts, text, held_out):
         tuned.append((counts.discounts(), tune(counts, text, held_out)))
         return tuned[-1][1]
 
-    monkeypatch.setattr(module._Counts, "tune", spy)
+    monkeypatch.setattr(module.Counts, "tune", spy)
     model = fitted(streams, order=order)
     (closed, discounts), *more = tuned
     assert not more
@@ -123,8 +124,8 @@ def test_equals_a_dictionary(order, seed, monkeypatch):
 
 def test_discounts_make_the_held_out_part_likeliest():
     streams = random_streams(7, lengths=(4000,))
-    text, scored = module._join(streams, NGramConfig(Space("finite", 4)))
-    counts = module._Counts.of(text, scored[:3600], 4, 4)
+    text, scored = module.join(streams, 4, 10**6)
+    counts = module.Counts.of(text, scored[:3600], 4, 4)
     closed, tuned = counts.discounts(), counts.tune(text, scored[3600:])
     slow = Slow([streams[0][:3600]], 4, 4)
     most = np.arange(1, 4)
@@ -277,7 +278,7 @@ def test_reads_no_more_than_max_symbols():
 def test_rare_contexts_stay_short_in_large_texts(monkeypatch):
     text = whole_text(0.3)
     full = fitted([text], size=256, order=6)
-    monkeypatch.setattr(module, "PRUNE_FROM", 1000)
+    monkeypatch.setattr(ngram_counts, "PRUNE_FROM", 1000)
     pruned = fitted([text], size=256, order=6)
     assert pruned.config.num_contexts < 0.8 * full.config.num_contexts
     x = torch.from_numpy(whole_text(0.32)[len(text) :].astype(np.int64))[None]

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from chainrule.core.space import Space
-from chainrule.models.transformer import Transformer, transformer
+from chainrule.models.transformer import Transformer
+from chainrule.models.transformer_config import transformer
 from chainrule.training.optim import SHARE, Muon, make_optimiser, orthogonalised
 
 

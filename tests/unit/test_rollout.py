@@ -70,7 +70,7 @@ class AR(SequenceModel):
 
 
 def report(oracle: SequenceModel, model: SequenceModel, samples: int) -> list[Stretch]:
-    data, _ = module._drawn(oracle, range(samples), T, seed=99)
+    data, _ = module.drawn(oracle, range(samples), T, seed=99)
     return measure(oracle, model, data, seed=1)
 
 
@@ -156,7 +156,7 @@ def test_what_is_drawn_does_not_depend_on_the_batch(monkeypatch):
 def test_standard_errors_are_those_of_repeated_reports():
     """Over 60 seeds, the spread of the figures is what each report said of itself."""
     oracle, model = chain(FIRST_TRUE, TRUE), chain(FIRST_LEARNED, LEARNED)
-    data, _ = module._drawn(oracle, range(60 * 50), T, seed=99)
+    data, _ = module.drawn(oracle, range(60 * 50), T, seed=99)
     last = [measure(oracle, model, data[50 * i :][:50], seed=i)[-1] for i in range(60)]
     for name in ("excess", "nll_ratio"):
         spread = np.std([getattr(s, name) for s in last], ddof=1)
@@ -167,11 +167,11 @@ def test_standard_errors_are_those_of_repeated_reports():
 def test_repeats_are_counted_where_they_end():
     eight = list(range(8))
     x = torch.tensor([[*eight, *eight, 9], [5] * 17, [*eight, *range(8, 17)]])
-    again = module._repeats(x)
+    again = module.repeats(x)
     assert again[0].tolist() == [0] * 15 + [1, 0]
     assert again[1].tolist() == [0] * 8 + [1] * 9
     assert not again[2].any()
-    assert np.array_equal(module._repeats(torch.stack([x, x], -1)), again)
+    assert np.array_equal(module.repeats(torch.stack([x, x], -1)), again)
 
 
 def test_divergences():

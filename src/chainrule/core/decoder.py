@@ -25,6 +25,9 @@ class Warp(Protocol):
 
     def concat(self, others: Sequence[Self]) -> Self: ...
 
+    def tempered(self) -> Self:
+        """Without whatever costs more than it betters a guess."""
+
 
 class Memo(Protocol):
     """What a proposer remembers about its rows."""
@@ -102,7 +105,7 @@ class Decoder(Protocol):
 class Proposer(Protocol):
     """Guesses K symbols. It may be wrong and can never change the output."""
 
-    def start(self, prompt: Sequence[Tensor]) -> Any:
+    def start(self, prompt: Sequence[Tensor], cond: Condition | None = None) -> Any:
         """The memo of these rows."""
 
     def propose(self, run: Run) -> tuple[Tensor, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -89,7 +89,11 @@ class SequenceModel(nn.Module, ABC):
     space: Space
     config: Any = None
     reads: frozenset[str] = frozenset()
-    masked: MaskedModel | None = None  # the same weights as a non-autoregressive net
+
+    @property
+    def masked(self) -> MaskedModel | None:
+        """The same weights as a non-autoregressive net, where they were trained so."""
+        return None
 
     @abstractmethod
     def start(self, batch: int, cond: Condition | None = None) -> State:
@@ -131,6 +135,21 @@ class SequenceModel(nn.Module, ABC):
 
         Returns the state that has consumed ``last`` [B, 1] and the first n-1 new symbols, with a
         tail of n-1 (so ``predict`` gives the laws of all n), and the new symbols [B, n].
+        """
+        return None
+
+    def guess_ahead(
+        self, state: State, last: Tensor, n: int, noise: Noise, warp: Any
+    ) -> Tensor | None:
+        """n guesses [B, n] of what follows ``last`` [B, 1], by extra heads; None without them."""
+        return None
+
+    def guess_block(
+        self, state: State, last: Tensor, n: int, noise: Noise, warp: Any
+    ) -> Tensor | None:
+        """The same from one parallel pass in which the n are unknown; None where untrained.
+
+        At the end of a context there may be fewer than n.
         """
         return None
 
@@ -209,7 +228,22 @@ class MaskedModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, known: Tensor, cond: Condition | None = None) -> Distribution:
-        """x [B, T, *E], known bool [B, T] (True = given; the rest of x is not looked at)."""
+        """x [B, T, *E], known bool [B, T] (True = given; the rest of x is not looked at).
+
+        The laws of unknown places are meant; those of known ones say nothing.
+        """
+
+    def fill(self, state: State, x: Tensor, known: Tensor) -> Distribution:
+        """The same behind ``state``, of the sequence model with these weights: x [B, L, *E].
+
+        Raises:
+            ValueError: a net that can't go on from a state, or no room left in its context.
+        """
+        raise ValueError(f"{type(self).__name__} can't go on from a state")
+
+    def rooms(self, state: State) -> list[int]:
+        """How many symbols ``fill`` can take behind every row of a state."""
+        return [(self.space.max_len or 2**31) - n for n in state.lens]
 
 
 class AnyOrder(SequenceModel):
@@ -226,7 +260,7 @@ class AnyOrder(SequenceModel):
         super().__init__()
         if sorted(order) != list(range(len(order))):
             raise ValueError("an order names every place exactly once")
-        self.net, self.space, self.reads = net, net.space, net.reads
+        self.net, self.space, self.reads = net, replace(net.space, max_len=len(order)), net.reads
         self.register_buffer("order", torch.tensor(list(order)), persistent=False)
 
     def start(self, batch: int, cond: Condition | None = None) -> State:

@@ -100,10 +100,13 @@ class Noise:
         made = self._made.get((stream, lanes))
         if made is not None:
             have, block = made
-            ahead = pos.starts[0] - have.starts[0]
-            fits = 0 <= ahead <= have.length - pos.length
-            if fits and all(p - h == ahead for p, h in zip(pos.starts, have.starts, strict=True)):
-                return block[:, ahead : ahead + pos.length]
+            off = [p - h for p, h in zip(pos.starts, have.starts, strict=True)]
+            low, high = min(off), max(off)
+            if low >= 0 and high <= have.length - pos.length:
+                if low == high:
+                    return block[:, low : low + pos.length]
+                rows = torch.arange(len(off), device=block.device)[:, None]
+                return block[rows, Positions(tuple(off), pos.length).tensor(block.device)]
         each = max(1, _BLOCK // (len(pos.starts) * lanes))
         more = Positions(pos.starts, max(pos.length, min(_AHEAD, each)))
         blocks = []

@@ -16,7 +16,27 @@ from torch import Tensor
 from chainrule.core.decoder import Chunk, Decoder, Proposer, Run, Warp
 from chainrule.core.model import Condition, SequenceModel
 from chainrule.core.noise import Noise
+from chainrule.core.state import State
+from chainrule.decoding.strategy import Strategy, Target
 from chainrule.decoding.warps import Warps
+
+STRETCH = 16  # symbols made between two looks at ends and stops
+
+
+def consumed(
+    model: SequenceModel, prompt: Sequence[Tensor], cond: Condition | None = None
+) -> State:
+    """The state after prompts [T_b, *E] of any lengths, 0 included."""
+    state = model.start(len(prompt), cond)
+    lens = [len(p) for p in prompt]
+    if max(lens):
+        x = prompt[0].new_zeros(len(prompt), max(lens), *prompt[0].shape[1:])
+        for row, symbols in enumerate(prompt):
+            x[row, : len(symbols)] = symbols
+        # Right-padded: consume the padding too, then undo it row by row.
+        state = model.extend(state, x, tail=max(lens) - min(lens))
+        state = state.rewind([max(lens) - n for n in lens])
+    return state
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,21 +60,13 @@ class Verify:
     ) -> tuple[Run, Chunk]:
         """Consume prompts [T_b, *E] of any lengths, 0 included, and emit the first symbol."""
         warp = Warps.of(len(prompt)) if warp is None else warp
-        state = self.model.start(len(prompt), cond)
-        lens = [len(p) for p in prompt]
-        if max(lens):
-            x = prompt[0].new_zeros(len(prompt), max(lens), *prompt[0].shape[1:])
-            for row, symbols in enumerate(prompt):
-                x[row, : len(symbols)] = symbols
-            # Right-padded: consume the padding too, then undo it row by row.
-            state = self.model.extend(state, x, tail=max(lens) - min(lens))
-            state = state.rewind([max(lens) - n for n in lens])
+        state = consumed(self.model, prompt, cond)
         law = self.model.predict(state)[:, -1:]
         x = warp(law).sample(noise.at(state.pos(1)))
         chunk = Chunk(x, [1] * len(prompt), law.log_prob(x))
         memo = None
         if self.proposer is not None:
-            memo = self.proposer.settle(self.proposer.start(prompt), chunk)
+            memo = self.proposer.settle(self.proposer.start(prompt, cond), chunk)
         return Run(state, x, noise, warp, memo), chunk
 
     def step(self, run: Run) -> tuple[Run, Chunk]:
@@ -94,6 +106,16 @@ class Verify:
         """Fixed-size media: no guess beyond the last place."""
         end = self.model.space.max_len
         return 2**31 if end is None else max(0, end - 2 - max(run.state.lens))
+
+
+class Ancestral(Strategy):
+    """The definition: symbol after symbol, several in one go where the model can."""
+
+    exactness = "identical"
+
+    @staticmethod
+    def decoder(target: Target) -> Decoder:
+        return Verify(target.model, stretch=min(STRETCH, target.length))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -97,6 +97,20 @@ class Warps:
     @functools.cached_property
     def _plain(self) -> bool:
         return all(t == 1 for t in self.temperature) and not self._filters()
+
+    @functools.cached_property
+    def only_temperature(self) -> tuple[float, ...] | None:
+        """Every row's temperature, where nothing else is on."""
+        return None if self._filters() else self.temperature
+
+    def tempered(self) -> Warps:
+        """The temperatures alone: for guesses, which may be off."""
+        return self if not self._filters() else self._bare
+
+    @functools.cached_property
+    def _bare(self) -> Warps:
+        rows = len(self.temperature)
+        return replace(Warps.of(rows), temperature=self.temperature)
 
     def _filters(self) -> bool:
         return any(

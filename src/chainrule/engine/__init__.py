@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 
@@ -12,7 +13,10 @@ try:
 except ImportError:  # installed where there was no C++17 compiler
     _native = None
 
-__all__ = ["cpu_features", "native_available", "num_cores"]
+# Ancestral sampling from an n-gram's tables; None where it wasn't built.
+ngram_rollout: Callable[..., None] | None = getattr(_native, "chainrule_ngram_rollout", None)
+
+__all__ = ["cpu_features", "native_available", "ngram_rollout", "num_cores"]
 
 
 def native_available() -> bool:

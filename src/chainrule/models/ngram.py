@@ -10,29 +10,26 @@ G n-grams, N held-out symbols. Log-probabilities are in nats.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule.core.config import bounded
 from chainrule.core.distributions import Finite
 from chainrule.core.model import Condition, SequenceModel
+from chainrule.core.noise import Noise, Positions
 from chainrule.core.objective import Batch
 from chainrule.core.space import Space
 from chainrule.core.state import State, Window
+from chainrule.engine import ngram_rollout
+from chainrule.models.ngram_counts import END, MAX_ROWS, Counts, Ints, context_rows, find, join
 
-Ints = NDArray[Any]
-
-MAX_ORDER, MAX_ROWS = 32, 2**28
-PRUNE_FROM = 2**22  # symbols; from here on, contexts seen once are not made longer
+MAX_ORDER = 32
 HELD_OUT, MAX_HELD_OUT = 0.1, 2**17  # the share of symbols that tunes the discounts; its limit
-END = 2**63 - 1  # closes every sorted table, so that a search never runs off it
-CLASSES = 3  # n-grams counted once, twice, oftener: one discount each
 ORDERS = {  # alphabet up to -> order for each size
     16: {"tiny": 8, "small": 12, "base": 16},
     512: {"tiny": 5, "small": 8, "base": 10},
@@ -137,7 +134,27 @@ class NGram(SequenceModel):
         first = past.shape[1] - state.tail
         older = [past[:, first - k : past.shape[1] - k + 1] for k in range(1, self.config.order)]
         shape = (len(past), state.tail + 1)
-        return Backoff(_rows(self.contexts, self.config.size, older, shape), self)
+        return Backoff(context_rows(self.contexts, self.config.size, older, shape), self)
+
+    def rollout(
+        self, state: State, last: Tensor, n: int, noise: Noise, warp: Any
+    ) -> tuple[State, Tensor] | None:
+        heat = getattr(warp, "only_temperature", None)
+        if ngram_rollout is None or heat is None or last.device.type != "cpu":
+            return None
+        gumbel = noise.at(Positions(tuple([k + 1 for k in state.lens]), n)).gumbel(self.config.size)
+        past = torch.cat([state.window("symbols"), last], 1)
+        past = past[:, past.shape[1] - self.config.order + 1 :].contiguous()
+        out = torch.empty(len(last), n, dtype=torch.int64)
+        tables = (t.numpy() for t in (self.contexts, self.grams, self.values, self.backoff))
+        ngram_rollout(
+            *tables,
+            past.numpy(),
+            np.array(heat, np.float64),
+            gumbel.contiguous().numpy(),
+            out.numpy(),
+        )
+        return self.extend(state, torch.cat([last, out[:, :-1]], 1), tail=n - 1), out
 
     @torch.inference_mode(False)  # and with gradients, which tune the discounts
     def estimate(self, batches: Iterable[Batch | Ints]) -> None:
@@ -152,11 +169,11 @@ class NGram(SequenceModel):
             ValueError: no symbols, symbols outside the alphabet, tables beyond their bounds.
         """
         size, order = self.config.size, self.config.order
-        text, scored = _join(batches, self.config)
+        text, scored = join(batches, size, self.config.max_symbols)
         cut = len(scored) - min(int(HELD_OUT * len(scored)), MAX_HELD_OUT)
-        part = _Counts.of(text, scored[:cut], size, order)
+        part = Counts.of(text, scored[:cut], size, order)
         discounts = part.tune(text, scored[cut:])
-        full = _Counts.of(text, scored, size, order) if cut < len(scored) else part
+        full = Counts.of(text, scored, size, order) if cut < len(scored) else part
         values, backoff = full.smooth(discounts)
         root = int(np.searchsorted(full.grams, size))
         dense = np.full(size, backoff[0] / size)
@@ -197,7 +214,7 @@ class Backoff(Finite):
     def log_prob(self, x: Tensor) -> Tensor:
         model = self.model
         key = self.rows * model.config.size + x[..., None]
-        where, hit = _find(model.grams, key)
+        where, hit = find(model.grams, key)
         terms = torch.where(hit, model.values[where] * self._weights(), 0)
         p = terms[..., 0]
         for k in range(1, terms.shape[-1]):
@@ -224,173 +241,3 @@ class Backoff(Finite):
         target = model.grams[entry] + ((law - row) * size)[cell]
         terms = model.values[entry] * weight[..., 1:].flatten()[cell]
         return p.view(-1).index_add_(0, target, terms).view(p.shape).log_()
-
-
-# ---- tables ----
-
-
-def _find(table: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the keys belong in a sorted table, and which of them are there."""
-    where = torch.searchsorted(table, key.contiguous())
-    return where, table[where] == key
-
-
-def _rows(contexts: Tensor, size: int, older: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-    """Rows [*shape, n] of the contexts of length 0 … n-1; older[k] is k + 1 symbols back."""
-    row = torch.zeros(tuple(shape), dtype=torch.int64, device=contexts.device)
-    rows = [row]
-    for symbol in older:
-        where, hit = _find(contexts, row * (size + 1) + symbol)  # below 0 where row is -1
-        row = torch.where(hit, where + 1, -1)
-        rows.append(row)
-    return torch.stack(rows, -1)
-
-
-@dataclass(frozen=True, eq=False)
-class _Counts:
-    """A counted text: sorted ``contexts`` [C] and ``grams`` [G] with their ``counts`` [G].
-
-    ``levels`` [C + 1] is the length of every context, by row.
-    """
-
-    size: int
-    order: int
-    contexts: Ints
-    levels: Ints
-    grams: Ints
-    counts: Ints
-
-    @staticmethod
-    def of(text: Ints, scored: Ints, size: int, order: int) -> _Counts:
-        """Count the symbols at the places ``scored`` of a text whose streams begin with V."""
-        rare = 2 if len(scored) > PRUNE_FROM else 0
-        row, place = np.zeros(len(scored), np.int64), scored
-        contexts: list[Ints] = [np.zeros(0, np.int64)]
-        done: list[Ints] = []
-        base = 1
-        for length in range(order):
-            stop = np.full(len(row), length == order - 1)
-            if length:
-                older = text[place - length]
-                key = torch.from_numpy(row * (size + 1) + older)
-                found = torch.unique(key, return_inverse=True, return_counts=True)
-                keys, row, seen = (t.numpy() for t in found)  # numpy's inverse is 4x slower
-                stop |= (older == size) | (seen < rare)[row]  # nothing precedes a stream
-                row += base
-                base += len(keys)
-                contexts.append(keys)
-            done.append(row[stop] * size + text[place[stop]])
-            row, place = row[~stop], place[~stop]
-        levels = np.repeat(np.arange(order), [1, *map(len, contexts[1:])])
-        keys = np.concatenate(contexts)
-        shorter = np.concatenate([[0], keys // (size + 1)])
-        grams: list[Ints] = []
-        counts: list[Ints] = []
-        told = np.zeros(0, np.int64)
-        for length in reversed(range(order)):
-            gram, count = np.unique(np.concatenate([told, done[length]]), return_counts=True)
-            grams.insert(0, gram)
-            counts.insert(0, count)
-            # Kneser-Ney tells the order below of a new n-gram once; a second time at its third
-            # occurrence gained 0.5 % of the bits per byte of two texts.
-            told = shorter[gram // size] * size + gram % size
-            told = np.concatenate([told, told[count > 2]])
-        if max(len(keys), sum(map(len, grams))) > MAX_ROWS:
-            raise ValueError(f"the tables pass {MAX_ROWS} rows: lower order or max_symbols")
-        return _Counts(size, order, keys, levels, np.concatenate(grams), np.concatenate(counts))
-
-    def by_class(self) -> tuple[Ints, Ints]:
-        """Per context, by row: total count [C + 1]; n-grams counted 1, 2, more times [C + 1, 3]."""
-        owner, rows = self.grams // self.size, len(self.levels)
-        kind = np.minimum(self.counts, CLASSES) - 1
-        kinds = np.bincount(owner * CLASSES + kind, minlength=rows * CLASSES)
-        total = np.bincount(owner, self.counts, rows)
-        return total, kinds.reshape(rows, CLASSES)
-
-    def discounts(self) -> NDArray[np.float64]:
-        """Chen & Goodman's closed form [n, 3], their eq. 26; half the count where it fails."""
-        level, most = self.levels[self.grams // self.size], np.arange(1, CLASSES + 1)
-        out = np.tile(most / 2, (self.order, 1))
-        for k in range(1, self.order):
-            n = np.bincount(np.minimum(self.counts[level == k], 5), minlength=6)[1:5]
-            if n.all():
-                out[k] = most - (most + 1) * n[0] / (n[0] + 2 * n[1]) * n[1:] / n[:-1]
-        return np.clip(out, 0.05 * most, 0.95 * most)
-
-    def tune(self, text: Ints, held_out: Ints) -> NDArray[np.float64]:
-        """Discounts [n, 3] under which the held-out symbols are likeliest.
-
-        A Gaussian prior around the closed form, on the logit scale, decides where they say
-        little. The empty context keeps a discount of a half: the door to unseen symbols.
-        """
-        start = torch.from_numpy(self.discounts())
-        if self.order == 1 or not len(held_out):
-            return start.numpy()
-        older = [torch.from_numpy(text[np.maximum(held_out - k, 0)]) for k in range(1, self.order)]
-        table = torch.from_numpy(np.append(self.contexts, END))
-        rows = _rows(table, self.size, older, (len(held_out),))
-        symbol = torch.from_numpy(text[held_out])[:, None]
-        where, hit = _find(torch.from_numpy(np.append(self.grams, END)), rows * self.size + symbol)
-        count = torch.from_numpy(np.append(self.counts, 0))[where] * hit
-        totals, kinds = (torch.from_numpy(a).double() for a in self.by_class())
-        alive, total, kinds = rows >= 0, totals[rows], kinds[rows]
-        most = torch.arange(1.0, CLASSES + 1, dtype=torch.float64)
-        prior = torch.logit(start[1:] / most)
-        free = prior.clone().requires_grad_()
-        optimizer = torch.optim.LBFGS([free], max_iter=60, line_search_fn="strong_wolfe")
-
-        def loss() -> Tensor:
-            optimizer.zero_grad()
-            discounts = torch.cat([start[:1], most * torch.sigmoid(free)])
-            p = torch.full((len(rows),), 1 / self.size, dtype=torch.float64)
-            for k, d in enumerate(discounts):
-                taken = torch.cat([d.new_zeros(1), d])[count[:, k].clamp_max(CLASSES)]
-                mixed = (count[:, k] - taken + (kinds[:, k] @ d) * p) / total[:, k]
-                p = torch.where(alive[:, k], mixed, p)
-            nats = -p.log().sum() + ((free - prior) ** 2).sum() / 2
-            (nats / len(rows)).backward()
-            return nats / len(rows)
-
-        optimizer.step(loss)
-        return torch.cat([start[:1], most * torch.sigmoid(free.detach())]).numpy()
-
-    def smooth(self, discounts: NDArray[np.float64]) -> tuple[Ints, Ints]:
-        """The terms (count - discount) / total [G] and the mass handed down, by row [C + 1]."""
-        total, kinds = self.by_class()
-        owner = self.grams // self.size
-        kind = np.minimum(self.counts, CLASSES) - 1
-        values = (self.counts - discounts[self.levels[owner], kind]) / total[owner]
-        return values, (discounts[self.levels] * kinds).sum(-1) / total
-
-
-def _join(batches: Iterable[Batch | Ints], config: NGramConfig) -> tuple[Ints, Ints]:
-    """One text, the start symbol V before every stream, and the places that are to be counted."""
-    pieces: list[Ints] = []
-    places = [np.zeros(0, np.int64)]
-    length, left = 0, config.max_symbols
-    for symbols, weight in _streams(batches):
-        if symbols.ndim != 1 or (len(symbols) and symbols.dtype.kind not in "iu"):
-            raise ValueError(f"a stream is integers [T], not {symbols.dtype} {symbols.shape}")
-        symbols, weight = symbols[:left], weight[:left]
-        low, high = (symbols.min(), symbols.max()) if len(symbols) else (0, 0)
-        if low < 0 or high >= config.size:
-            raise ValueError(f"symbols are 0 to {config.size - 1}, the data has {low} to {high}")
-        pieces += [np.array([config.size]), symbols.astype(np.int64)]
-        places.append(np.flatnonzero(weight) + length + 1)
-        length, left = length + len(symbols) + 1, left - len(symbols)
-        if not left:
-            break
-    scored = np.concatenate(places)
-    if not len(scored):
-        raise ValueError("an n-gram model needs at least one symbol to count")
-    return np.concatenate(pieces), scored
-
-
-def _streams(batches: Iterable[Batch | Ints]) -> Iterator[tuple[Ints, Ints]]:
-    for batch in batches:
-        if isinstance(batch, Batch):
-            weight = torch.ones(batch.x.shape) if batch.weight is None else batch.weight
-            for x, w, n in zip(batch.x.cpu(), weight.cpu(), batch.lens, strict=True):
-                yield x[:n].numpy(), w[:n].numpy()
-        else:
-            yield np.asarray(batch), np.ones(len(batch), bool)

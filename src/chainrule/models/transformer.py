@@ -6,95 +6,26 @@ G key-value heads, K head width, C context, S keys, V alphabet size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chainrule.core.config import bounded
 from chainrule.core.distributions import Distribution
 from chainrule.core.model import Condition, SequenceModel
-from chainrule.core.space import Space
+from chainrule.core.noise import Noise, Positions
 from chainrule.core.state import Grow, State, Window
+from chainrule.models.blanks import MaskedTransformer
+from chainrule.models.transformer_config import TransformerConfig
 from chainrule.nn import attention
 from chainrule.nn.attention import Angles, rotate
 from chainrule.nn.block import Layer, Shape
-from chainrule.nn.heads import LinearCategorical
+from chainrule.nn.heads import Ahead, LinearCategorical
 
-Layout = Literal["llama", "gpt2"]
-SIZES = {"tiny": (2, 64, 2), "small": (4, 128, 4), "base": (6, 384, 6)}
 FIRST = 16  # positions that a fresh cache has room for
 BLOCK = 1024  # symbols that a cache takes in at a time
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """Shape of a transformer.
-
-    Args:
-        layout: llama (Touvron et al. 2023: RMSNorm, rotary positions, SwiGLU, grouped queries, no
-            biases) or gpt2 (Radford et al. 2019: LayerNorm, learned positions, GELU, biases).
-        hidden: width inside the feed-forward part.
-        context: how many inputs a prediction looks at, the start symbol included. Beyond it, llama
-            slides: the newest ``context - sinks`` and the first ``sinks`` inputs. gpt2 begins a
-            new block each ``context // 2`` symbols, with the other half of the context in it.
-        dropout: share of what is dropped from the embedding and from every branch, in training.
-        gelu: exact (none) or by a hyperbolic tangent, as OpenAI's weights want it; of gpt2.
-        tied: the embedding is the output weights too (Press & Wolf 2017).
-
-    Raises:
-        ValueError: a size out of bounds, or sizes that don't fit each other.
-    """
-
-    space: Space
-    layout: Layout = "llama"
-    num_layers: int = 4
-    dim: int = 128
-    num_heads: int = 4
-    num_kv_heads: int = 4
-    hidden: int = 384
-    context: int = 256
-    sinks: int = 4
-    dropout: float = 0.0
-    tied: bool = False
-    gelu: Literal["none", "tanh"] = "none"
-    rope_base: float = 10000.0
-    epsilon: float = 1e-5
-
-    def __post_init__(self) -> None:
-        if self.space.kind != "finite" or self.space.event_shape:
-            raise ValueError("a transformer models scalar symbols of a finite alphabet")
-        bounded("num_layers", self.num_layers, 1, 512)
-        bounded("dim", self.dim, 2, 65536)
-        bounded("num_heads", self.num_heads, 1, 4096)
-        bounded("num_kv_heads", self.num_kv_heads, 1, 4096)
-        bounded("hidden", self.hidden, 1, 2**20)
-        bounded("context", self.context, 2, 2**24)
-        bounded("sinks", self.sinks, 0, self.context - 1)
-        bounded("dropout", self.dropout, 0, 0.95)
-        bounded("rope_base", self.rope_base, 1, 1e12)
-        bounded("epsilon", self.epsilon, 1e-12, 1e-1)
-        if self.num_heads > self.dim:
-            raise ValueError(
-                f"more heads ({self.num_heads}) than the width has room for: {self.dim}"
-            )
-        if self.dim % self.num_heads:
-            raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
-            )
-        if self.layout == "gpt2" and self.num_kv_heads != self.num_heads:
-            raise ValueError("the gpt2 layout has as many key-value heads as heads")
-        if self.layout == "llama" and self.head_width % 2:
-            raise ValueError(f"rotary positions need an even head width, not {self.head_width}")
-
-    @property
-    def head_width(self) -> int:
-        """K."""
-        return self.dim // self.num_heads
+SPARSE = 4  # extra heads learn from one place in so many: they are small
 
 
 class Transformer(SequenceModel):
@@ -110,7 +41,8 @@ class Transformer(SequenceModel):
         self.space = config.space
         eos = config.space.eos
         self.begin = config.space.size if eos is None else eos
-        self.embedding = nn.Embedding(config.space.size + (eos is None), config.dim)
+        rows = config.space.size + (eos is None) + config.masked  # the last: an unknown symbol
+        self.embedding = nn.Embedding(rows, config.dim)
         self.position = nn.Embedding(config.context, config.dim) if self.learned else None
         shape = Shape(
             self.learned,
@@ -127,6 +59,7 @@ class Transformer(SequenceModel):
         self.head: nn.Linear | None = None
         if not config.tied:
             self.head = nn.Linear(config.dim, config.space.size, bias=False)
+        self.ahead = Ahead(config.dim, shape.norm()) if config.ahead else None
         self.dropout = nn.Dropout(config.dropout)
         self.register_buffer("no_bias", torch.zeros(config.space.size), persistent=False)
         for name, p in self.named_parameters():
@@ -142,6 +75,11 @@ class Transformer(SequenceModel):
         return self.config.layout == "gpt2"
 
     @property
+    def masked(self) -> MaskedTransformer | None:
+        """The same weights as a net that fills in blanks, where they were trained so."""
+        return MaskedTransformer(self) if self.config.masked else None
+
+    @property
     def stride(self) -> int | None:
         """How many symbols one block of learned positions predicts before the next begins."""
         return self.config.context // 2 if self.learned else None
@@ -155,18 +93,18 @@ class Transformer(SequenceModel):
             return super().forward(x, cond, state)
         self.check(len(x), cond)
         if self.learned and x.shape[1] > self.config.context:
-            return self._law(self._blocks(x))
-        return self._law(self._whole(x))
+            return self.law(self._blocks(x))
+        return self.law(self._whole(x))
 
     def _whole(self, x: Tensor) -> Tensor:
         """What the head reads for every symbol of x: [B, T, D]."""
         inputs = F.pad(x[:, :-1], (1, 0), value=self.begin)
         length, context = x.shape[1], self.config.context
         pos = torch.arange(length, device=x.device)
-        out = self.dropout(self._embed(inputs, pos))
-        angles = self._angles(pos, out)
+        out = self.dropout(self.embed(inputs, pos))
+        angles = self.angles(pos, out)
         edge = self._edge(pos, out) if length > context else None
-        for layer in self._layers():
+        for layer in self.stack():
             if length <= context:
                 out = layer(out, angles)
                 continue
@@ -218,7 +156,76 @@ class Transformer(SequenceModel):
         return state
 
     def predict(self, state: State) -> Distribution:
-        return self._law(state.window("hidden"))
+        return self.law(state.window("hidden"))
+
+    def guess_ahead(
+        self, state: State, last: Tensor, n: int, noise: Noise, warp: Any
+    ) -> Tensor | None:
+        if self.ahead is None:
+            return None
+        hidden, x = state.window("hidden")[:, -1:], last
+        guesses = []
+        for i in range(1, n + 1):
+            hidden = self.ahead(hidden, self.embedding(x))
+            at = Positions(tuple([length + i for length in state.lens]), 1)
+            x = warp(self.law(hidden)).sample(noise.at(at))
+            guesses.append(x)
+        return torch.cat(guesses, 1)
+
+    def ahead_log_prob(self, law: LinearCategorical, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the extra heads give the symbols behind every SPARSE-th place of x [B, T].
+
+        Log-probabilities in nats [B, P, ahead] behind the places [P], from the next-symbol law of
+        x. Only the heads get a gradient: the model learns as if they were not there.
+        """
+        assert self.ahead is not None
+        places = torch.arange(0, max(0, x.shape[1] - self.config.ahead), SPARSE, device=x.device)
+        hidden, found = law.hidden.detach()[:, places], []
+        for i in range(1, self.config.ahead + 1):
+            symbol = self.embedding.weight.detach()[x[:, places + i - 1]]
+            hidden = self.ahead(hidden, symbol)
+            guess = self.law(hidden)
+            guess = LinearCategorical(hidden, guess.weight.detach(), guess.bias)
+            found.append(guess.log_prob(x[:, places + i]))
+        return torch.stack(found, -1), places
+
+    def guess_block(
+        self, state: State, last: Tensor, n: int, noise: Noise, warp: Any
+    ) -> Tensor | None:
+        if not self.config.masked:
+            return None
+        n = min(n, self.room(state) - 1)
+        if n < 1:
+            return last[:, :0]
+        unknown = last.new_full((len(last), n), self.embedding.num_embeddings - 1)
+        both = torch.ones(len(last), n + 1, dtype=torch.bool, device=last.device)
+        both[:, 0] = False  # its law is the causal one, so the first guess is right
+        hidden = self.behind(state, torch.cat([last, unknown], 1), both)
+        law = self.law(torch.cat([hidden[:, :1], hidden[:, 2:]], 1))
+        begin = Positions(tuple([k + 1 for k in state.lens]), n)
+        guess: Tensor = warp(law).sample(noise.at(begin))
+        return guess
+
+    def room(self, state: State) -> int:
+        """How many symbols ``behind`` can take."""
+        return min(self.rooms(state))
+
+    def rooms(self, state: State) -> list[int]:
+        """The same for every row."""
+        if self.learned:
+            return self._rooms(state)
+        # A block that passes the context's end slides: half of the context stays before it.
+        most = self.config.context
+        return [max(most // 2, most - 1 - n) for n in state.lens]
+
+    def behind(self, state: State, inputs: Tensor, both: Tensor) -> Tensor:
+        """What the head reads at inputs [B, L] behind a state, which stays as it is: [B, L, D].
+
+        Where ``both`` [B, L] is True, an input sees those after it too.
+        """
+        kv = state.grow("kv")
+        pos = list(kv.lens) if self.learned else [n + 1 for n in state.lens]
+        return self._run(kv, inputs, pos, both)[1]
 
     def _open(self, x: Tensor) -> tuple[Grow, Tensor]:
         """A cache behind the start symbol and x [B, L], and the last hidden [B, 1, D]."""
@@ -237,17 +244,19 @@ class Transformer(SequenceModel):
             return kv.compact(sinks, recent)
         return kv
 
-    def _run(self, kv: Grow, inputs: Tensor, pos: list[int]) -> tuple[Grow, Tensor]:
+    def _run(
+        self, kv: Grow, inputs: Tensor, pos: list[int], both: Tensor | None = None
+    ) -> tuple[Grow, Tensor]:
         """Consume inputs [B, L] that stand at ``pos``: the cache and the hidden [B, L, D]."""
         first, length, config = kv.lens, inputs.shape[1], self.config
         begin = torch.tensor(pos, device=inputs.device)[:, None]
         pos_BL = begin + torch.arange(length, device=inputs.device)
-        out = self._embed(inputs, pos_BL)
-        angles = self._angles(pos_BL[:, None], out)
+        out = self.embed(inputs, pos_BL)
+        angles = self.angles(pos_BL[:, None], out)
         beyond = max(pos) + length > config.context
         edge = self._edge(pos_BL[:, None], out) if beyond else None
         kv = kv.claim(length)
-        for i, layer in enumerate(self._layers()):
+        for i, layer in enumerate(self.stack()):
             q, k, v = layer.heads(out)
             kv.write(rotate(k, angles), i, 0)
             kv.write(v, i, 1)
@@ -259,6 +268,7 @@ class Transformer(SequenceModel):
                 config.context,
                 config.sinks,
                 None if edge is None else rotate(q, edge),
+                both,
             )
             out = layer.join(out, mixed)
         return kv, self.norm(out)
@@ -274,18 +284,24 @@ class Transformer(SequenceModel):
     def _extend_blocks(self, state: State, x: Tensor, tail: int) -> State:
         done = 0
         while done < x.shape[1]:
-            # A cache of another length belongs to a block that was left by a rewind.
-            lens = state.grow("kv").lens
-            stale = [m != n - self._block(n)[0] + 1 for m, n in zip(lens, state.lens, strict=True)]
-            rooms = [self._block(n)[1] - n - 1 for n in state.lens]
-            if any(stale) or not min(rooms):
-                over = [s or not room for s, room in zip(stale, rooms, strict=True)]
+            rooms = self._rooms(state)
+            if not min(rooms):
+                over = [not room for room in rooms]
                 step, state = 1, self._cross(state, x[:, done : done + 1], tail, over)
             else:
                 step = min(min(rooms), x.shape[1] - done)
                 state = self._within(state, x[:, done : done + step], tail)
             done += step
         return state
+
+    def _rooms(self, state: State) -> list[int]:
+        """How many symbols each row's block has room for."""
+        rooms = []
+        for cached, n in zip(state.grow("kv").lens, state.lens, strict=True):
+            begin, end = self._block(n)
+            # A cache of another length belongs to a block that was left by a rewind.
+            rooms.append(end - n - 1 if cached == n - begin + 1 else 0)
+        return rooms
 
     def _within(self, state: State, x: Tensor, tail: int) -> State:
         kept = state.kept(x.shape[1], tail)
@@ -323,21 +339,23 @@ class Transformer(SequenceModel):
             raise ValueError(f"{x.shape[1]} symbols: the context has {self.config.context - 1}")
         inputs = F.pad(x, (1, 0), value=self.begin)
         pos = torch.arange(inputs.shape[1], device=x.device)
-        out, found = self._embed(inputs, pos), []
-        angles = self._angles(pos, out)
+        out, found = self.embed(inputs, pos), []
+        angles = self.angles(pos, out)
         unseen = torch.ones(len(pos), len(pos), dtype=torch.bool, device=x.device).triu(1)
-        for layer in self._layers():
+        for layer in self.stack():
             q, k, v = layer.heads(out)
             q, k = rotate(q, angles), rotate(k, angles)
             found.append(attention.weights(q, k, unseen))
-            out = layer.join(out, attention.causal(q, k, v))
+            out = layer.join(out, attention.whole(q, k, v))
         return torch.stack(found)
 
-    def _embed(self, inputs: Tensor, pos: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor, pos: Tensor) -> Tensor:
+        """Inputs at their positions: [..., D]."""
         out: Tensor = self.embedding(inputs)
         return out if self.position is None else out + self.position(pos)
 
-    def _angles(self, pos: Tensor, like: Tensor) -> Angles:
+    def angles(self, pos: Tensor, like: Tensor) -> Angles:
+        """Of rotary positions; None where they are learned."""
         if self.learned:
             return None
         return attention.rotary(pos, self.config.head_width, self.config.rope_base, like)
@@ -346,27 +364,13 @@ class Transformer(SequenceModel):
         """Angles towards the sinks: as far off as the context reaches, and no farther."""
         if self.learned or not self.config.sinks:
             return None
-        return self._angles(pos.clamp_max(self.config.context - 1), like)
+        return self.angles(pos.clamp_max(self.config.context - 1), like)
 
-    def _law(self, hidden: Tensor) -> LinearCategorical:
+    def law(self, hidden: Tensor) -> LinearCategorical:
+        """The law that the head reads off [..., D]."""
         weight: Tensor = self.embedding.weight if self.head is None else self.head.weight
         return LinearCategorical(hidden, weight[: self.space.size], self.no_bias)
 
-    def _layers(self) -> list[Layer]:
+    def stack(self) -> list[Layer]:
+        """The layers, in order."""
         return list(self.layers._modules.values())  # type: ignore[arg-type]
-
-
-def transformer(space: Space, size: str = "small") -> TransformerConfig:
-    """The Llama layout."""
-    num_layers, dim, heads = SIZES[size]
-    return TransformerConfig(
-        space, "llama", num_layers, dim, heads, heads, hidden=-(-8 * dim // 3 // 32) * 32
-    )
-
-
-def gpt2(space: Space, size: str = "small") -> TransformerConfig:
-    """The GPT-2 layout, output tied to the embedding."""
-    num_layers, dim, heads = SIZES[size]
-    return TransformerConfig(
-        space, "gpt2", num_layers, dim, heads, heads, hidden=4 * dim, sinks=0, tied=True
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor
 from chainrule.core.config import bounded
 from chainrule.core.distributions import Categorical, Distribution, Finite
 from chainrule.core.model import Condition, SequenceModel
+from chainrule.core.noise import Noise
 from chainrule.core.state import Fixed, Leaf, State, Window
 
 
@@ -30,6 +32,7 @@ class Wrapper(SequenceModel):
         if inner.space.kind != "finite" or inner.space.event_shape:
             raise ValueError(f"{type(self).__name__} needs a model of scalar finite symbols")
         self.inner, self.space, self.config = inner, inner.space, inner.config
+        self.reads = inner.reads
 
     def start(self, batch: int, cond: Condition | None = None) -> State:
         inner = self.inner.start(batch, cond)
@@ -44,6 +47,18 @@ class Wrapper(SequenceModel):
         law = self.inner.predict(state.sub("inner"))
         assert isinstance(law, Finite)
         return Categorical(self.edit(law.log_probs(), state))
+
+    # Guesses may be wrong, so those of the model inside serve as they are.
+
+    def guess_ahead(
+        self, state: State, last: Tensor, n: int, noise: Noise, warp: Any
+    ) -> Tensor | None:
+        return self.inner.guess_ahead(state.sub("inner"), last, n, noise, warp)
+
+    def guess_block(
+        self, state: State, last: Tensor, n: int, noise: Noise, warp: Any
+    ) -> Tensor | None:
+        return self.inner.guess_block(state.sub("inner"), last, n, noise, warp)
 
     def begin(self, inner: State) -> dict[str, Leaf]:
         """The wrapper's own leaves before the first symbol."""

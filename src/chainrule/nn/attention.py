@@ -40,14 +40,21 @@ def explicit(x_BTD: Tensor) -> bool:
     return x_BTD.device.type == "cpu" and x_BTD.shape[1] <= SHORT
 
 
-def causal(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor) -> Tensor:
-    """Every query sees itself and all before it: [B, H, T, K]."""
+def whole(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, unseen: Tensor | None = None) -> Tensor:
+    """Queries and keys of the same places: [B, H, T, K].
+
+    ``unseen`` bool [B, T, T] says which keys a query doesn't see; None: all later ones.
+    """
     length, grouped = q_BHTK.shape[2], q_BHTK.shape[1] != k_BGTK.shape[1]
     if not explicit(q_BHTK[:, 0]):
+        seen = None if unseen is None else ~unseen[:, None]
         return F.scaled_dot_product_attention(
-            q_BHTK, k_BGTK, v_BGTK, is_causal=True, enable_gqa=grouped
+            q_BHTK, k_BGTK, v_BGTK, seen, is_causal=seen is None, enable_gqa=grouped
         )
-    hidden = torch.ones(length, length, dtype=torch.bool, device=q_BHTK.device).triu(1)
+    if unseen is None:
+        hidden = torch.ones(length, length, dtype=torch.bool, device=q_BHTK.device).triu(1)
+    else:
+        hidden = unseen[:, None]
     return weights(q_BHTK, k_BGTK, hidden) @ _spread(v_BGTK, q_BHTK)
 
 
@@ -83,15 +90,18 @@ def banded(
     context: int,
     sinks: int,
     to_sinks_BHTK: Tensor | None,
+    both_BT: Tensor | None = None,
 ) -> Tensor:
     """Query t of row b stands at key ``first[b] + t``: [B, H, T, K].
 
     It sees the ``context - sinks`` newest keys, itself included, and the first ``sinks`` ones.
-    To those it turns with ``to_sinks_BHTK`` instead of q, where that is given.
+    To those it turns with ``to_sinks_BHTK`` instead of q, where that is given. Where ``both_BT``
+    is True, it sees the keys of all later queries too.
     Source for the sinks: Xiao et al. 2023, "Efficient Streaming Language Models".
     """
     length, block = q_BHTK.shape[2], max(BAND, context)
     if length > block:  # only the keys near a block are looked at, and never T² of memory taken
+        assert both_BT is None, "what sees both ways fits into the context"
         parts = []
         for at in range(0, length, block):
             here, begin = slice(at, at + block), tuple(n + at for n in first)
@@ -110,7 +120,10 @@ def banded(
         key = torch.cat([torch.arange(sinks, device=device), key])
     begins = torch.tensor(first if len(set(first)) > 1 else first[:1], device=device)
     query = (begins[:, None] + torch.arange(length, device=device))[:, None, :, None]
-    unseen = (key > query) | ((query - key >= recent) & (key >= sinks))
+    last = query
+    if both_BT is not None:
+        last = torch.where(both_BT[:, None, :, None], query[:, :, -1:], query)
+    unseen = (key > last) | ((query - key >= recent) & (key >= sinks))
     scores = None
     if to_sinks_BHTK is not None:
         scores = to_sinks_BHTK @ _spread(k_BGSK[:, :, :sinks], q_BHTK).transpose(2, 3)

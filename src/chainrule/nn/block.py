@@ -54,19 +54,23 @@ class Layer(nn.Module):
         self.down = nn.Linear(shape.hidden, dim, bias=gpt2)
         self.dropout = nn.Dropout(shape.dropout)
 
-    def forward(self, x_BTD: Tensor, angles: Angles) -> Tensor:
-        """Causal attention over all of x, then the feed-forward part."""
+    def forward(self, x_BTD: Tensor, angles: Angles, unseen: Tensor | None = None) -> Tensor:
+        """Attention over all of x, then the feed-forward part.
+
+        ``unseen`` bool [B, T, T] says which keys a query doesn't see; None: all later ones.
+        """
         learns = torch.is_grad_enabled() and self.qkv.weight.requires_grad
         if not learns or not attention.explicit(x_BTD):
             q, k, v = self.heads(x_BTD)
-            return self.join(x_BTD, attention.causal(rotate(q, angles), rotate(k, angles), v))
+            mixed = attention.whole(rotate(q, angles), rotate(k, angles), v, unseen)
+            return self.join(x_BTD, mixed)
         compute, masks = product_type(x_BTD), None
         if self.training and self.shape.dropout:
             like = torch.ones_like(x_BTD, dtype=compute)
             masks = self.dropout(like), self.dropout(like)
         parts = (self.norm_in, self.qkv, self.out, self.norm_mid, self.up, self.down)
         weights = [t for part in parts for t in (part.weight, getattr(part, "bias", None))]
-        out: Tensor = LayerNode.apply(x_BTD, self.shape, compute, angles, masks, *weights)
+        out: Tensor = LayerNode.apply(x_BTD, self.shape, compute, angles, masks, unseen, *weights)
         return out
 
     def heads(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,6 +102,7 @@ class LayerNode(torch.autograd.Function):
         compute: torch.dtype,
         angles: Angles,
         masks: Masks,
+        unseen: Tensor | None,
         *weights: Tensor | None,
     ) -> Tensor:
         in_w, in_b, mid_w, mid_b = (weights[i] for i in (0, 1, 6, 7))  # norms stay wide
@@ -109,7 +114,7 @@ class LayerNode(torch.autograd.Function):
         flat = x.reshape(-1, dim)
         normal, *stats_in = _norm(flat, in_w, in_b, shape, compute)
         q, k, v = _split(_linear(normal, qkv_w, qkv_b), rows, length, shape, angles)
-        p = _softmax(q, k)
+        p = _softmax(q, k, unseen)
         mixed = _to_rows(p @ v.flatten(0, 1), rows)
         branch = _linear(mixed, out_w, out_b)
         mid = flat + (branch if masks is None else branch * masks[0].flatten(0, 1))
@@ -162,7 +167,7 @@ class LayerNode(torch.autograd.Function):
             d_mid_w, d_mid_b, d_up_w, d_up_b, d_down_w, d_down_b,
         )  # fmt: skip
         cast = (None if t is None else t.to(wide) for t in grads)
-        return d_in.add_(g).view_as(g_BTD), None, None, None, None, *cast
+        return d_in.add_(g).view_as(g_BTD), None, None, None, None, None, *cast
 
 
 # ---- linear ----
@@ -250,12 +255,16 @@ def _turn(x: Tensor, angles: Angles) -> None:
         x.mul_(torch.cat([cos, cos], -1)).addcmul_(swapped, torch.cat([-sin, sin], -1))
 
 
-def _softmax(q_BHTK: Tensor, k_BHTK: Tensor) -> Tensor:
-    """Causal attention weights [B·H, T, T]."""
-    length, width = q_BHTK.shape[2:]
-    unseen = q_BHTK.new_full((length, length), -torch.inf).triu_(1)
+def _softmax(q_BHTK: Tensor, k_BHTK: Tensor, unseen_BTT: Tensor | None) -> Tensor:
+    """Attention weights [B·H, T, T], causal where nothing is said."""
+    heads, length, width = q_BHTK.shape[1:]
+    if unseen_BTT is None:
+        bias = q_BHTK.new_full((length, length), -torch.inf).triu_(1)
+    else:
+        bias = q_BHTK.new_zeros(unseen_BTT.shape).masked_fill_(unseen_BTT, -torch.inf)
+        bias = bias.repeat_interleave(heads, 0)
     scores = torch.baddbmm(
-        unseen, q_BHTK.flatten(0, 1), k_BHTK.flatten(0, 1).transpose(1, 2), alpha=width**-0.5
+        bias, q_BHTK.flatten(0, 1), k_BHTK.flatten(0, 1).transpose(1, 2), alpha=width**-0.5
     )
     return torch.softmax(scores, -1)
 

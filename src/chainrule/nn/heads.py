@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from chainrule.core.distributions import Finite
@@ -96,3 +96,24 @@ class _LinearLogProb(torch.autograd.Function):
         d_hidden = (p @ w[:, :width]).to(of_hidden).mul_(-g_N[:, None])
         d_w = p.t() @ (h * -g_N[:, None].to(p.dtype))
         return d_hidden, d_w[:, :width].to(of_weight), d_w[:, width].to(of_bias), None, None
+
+
+class Ahead(nn.Module):
+    """Extra heads: what the head would read one symbol later, guessed without the layers.
+
+    One small step, done again for each symbol further on. Sources: DeepSeek-AI 2024, "DeepSeek-V3
+    technical report", 2.2 (symbols beyond the next, one after the other); Ankner et al. 2024,
+    "Hydra" (heads that see the symbols drafted before).
+    """
+
+    def __init__(self, dim: int, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+        self.up = nn.Linear(2 * dim, dim, bias=False)
+        self.down = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, hidden: Tensor, symbol: Tensor) -> Tensor:
+        """From what the head reads [..., D] and the next symbol's embedding [..., D]."""
+        inner = F.silu(self.up(torch.cat([hidden, self.norm(symbol)], -1)))
+        out: Tensor = self.norm(hidden + self.down(inner))
+        return out

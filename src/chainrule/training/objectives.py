@@ -1,22 +1,29 @@
-"""What training minimises, by name: teacher forcing, and two that meet the model's own errors.
+"""What training minimises, by name: teacher forcing, and what is more or other than that.
 
-Both show the model a prefix in which some symbols are wrong and ask for the right one, so that
-it learns to go on from its own mistakes. Shapes: B rows, T sequence length, E event shape.
+Two show the model a prefix in which some symbols are wrong and ask for the right one, so that it
+learns to go on from its own mistakes; ``hybrid`` also asks for what stood in blanks behind a
+prefix. Extra heads learn beside each of them.
+Shapes: B rows, T sequence length, E event shape.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from chainrule.core.config import bounded
+from chainrule.core.distributions import Distribution
 from chainrule.core.model import SequenceModel
 from chainrule.core.noise import Noise, Positions
-from chainrule.core.objective import Batch, Objective, nll
+from chainrule.core.objective import Batch, Objective
 
-OBJECTIVES = ("nll", "scheduled", "noise")
+OBJECTIVES = ("nll", "scheduled", "noise", "hybrid")
+HEADS = 0.1  # extra heads touch no other weight; this keeps them out of the clipped norm
+BLOCK, RUN = 8, 32  # places of a short block, and of the longest run that has known ones too
 
 
 def objective(name: str, rate: float) -> Objective:
@@ -24,8 +31,9 @@ def objective(name: str, rate: float) -> Objective:
 
     Args:
         name: "nll" (teacher forcing), "scheduled" (some symbols of the prefix are the model's
-            own) or "noise" (some are drawn uniformly from the alphabet).
-        rate: the probability with which a symbol of the prefix is replaced.
+            own), "noise" (some are drawn uniformly from the alphabet) or "hybrid" (some batches
+            have copies with blanks).
+        rate: the probability with which a symbol, or for "hybrid" a batch, is chosen for that.
 
     Raises:
         ValueError: an unknown name, or a rate out of bounds.
@@ -33,17 +41,93 @@ def objective(name: str, rate: float) -> Objective:
     if name not in OBJECTIVES:
         raise ValueError(f"objective {name!r} is not one of {', '.join(OBJECTIVES)}")
     bounded("rate", rate, 0, 1)
-    if name == "nll" or rate == 0:
-        return nll
+    if name == "hybrid" and rate:
+        return partial(_hybrid, rate)
 
-    def mixed(
+    def forced(
         model: SequenceModel, batch: Batch, noise: Noise | None = None
     ) -> tuple[Tensor, Tensor]:
-        assert noise is not None, f"{name} needs noise, one key a row"
-        other = _own(model, batch, noise) if name == "scheduled" else _uniform(model, batch, noise)
-        return _loss(model, batch, _mixed(batch, other, rate, noise))
+        prefix = batch.x
+        if name != "nll" and rate:
+            assert noise is not None, f"{name} needs noise, one key a row"
+            other = (_own if name == "scheduled" else _uniform)(model, batch, noise)
+            prefix = _mixed(batch, other, rate, noise)
+        # nll of the true symbols, each behind the mixed prefix: no law sees its own symbol.
+        law, weight = model(prefix, batch.cond), _weight(batch)
+        loss = -(law.log_prob(batch.x) * weight).sum()
+        return loss + _heads(model, law, batch.x, weight), weight.sum()
 
-    return mixed
+    return forced
+
+
+def _weight(batch: Batch) -> Tensor:
+    """Which symbols are scored [B, T]."""
+    if batch.weight is not None:
+        return batch.weight
+    return torch.ones(batch.x.shape[:2], device=batch.x.device)
+
+
+def _heads(model: SequenceModel, law: Distribution, x: Tensor, weight: Tensor) -> Tensor:
+    """0 whose gradient teaches the extra heads, where there are any, to guess further on."""
+    learner: Any = model
+    if not getattr(model, "ahead", None):
+        return weight.new_zeros(())
+    log_prob, places = learner.ahead_log_prob(law, x)
+    ahead = log_prob.shape[-1]
+    if not len(places):
+        return weight.new_zeros(())
+    scored = weight.unfold(1, ahead + 1, 1).amin(-1)[:, places]  # all that the heads see and guess
+    loss = -HEADS / ahead * (log_prob * scored[..., None]).sum()
+    slope: Tensor = loss - loss.detach()
+    return slope
+
+
+def _hybrid(
+    rate: float, model: SequenceModel, batch: Batch, noise: Noise | None = None
+) -> tuple[Tensor, Tensor]:
+    """nll, and of the blanks in copies of some places, in a share ``rate`` of the batches.
+
+    Either two short blocks that are all blank, or one longer run in which each row lacks every
+    symbol with a probability of its own, or one span. The loss shown is that of the next symbols.
+    Source: Gat et al. 2025, "Set block decoding" (a clean and a masked stream in one pass).
+
+    Raises:
+        ValueError: a model that can't be trained on blanks.
+    """
+    net: Any = model.masked
+    if net is None:
+        raise ValueError("--objective hybrid needs a model that fills in blanks: a transformer")
+    assert noise is not None and batch.weight is None, "whole windows, one key a row"
+    x, length, draw = batch.x, batch.x.shape[1], noise.to(batch.x.device).at(_places(batch))
+    chosen, kind, at, other = draw.part(0).uniform(4)[0, 0].tolist()  # the batch shares these
+    if chosen >= rate:
+        return objective("nll", 0)(model, batch)
+    if kind < 0.5:
+        size = min(BLOCK, length)
+        copies = [_run(size, length, at), _run(size, length, other)]
+        blank = torch.ones(len(x), 2 * size, dtype=torch.bool, device=x.device)
+    else:
+        size = min(BLOCK + int(other * (RUN - BLOCK)), length)
+        copies = [_run(size, length, at)]
+        share, span, either = draw.part(1).uniform(3)[:, :1].unbind(-1)
+        place = torch.arange(size, device=x.device)
+        some = draw.part(2).uniform()[:, :size, 0] < share
+        blank = torch.where(either < 0.5, some, place < span * size) | (place == 0)
+    law = net.taught(x, copies, ~blank)
+    place = torch.tensor([p for run in copies for p in run], device=x.device)
+    nats = -law.log_prob(torch.cat([x, x[:, place]], 1))
+    told, guessed = nats[:, :length].sum(), (nats[:, length:] * blank).sum()
+    loss, count = told + guessed, x.numel() + blank.sum()
+    weight = torch.ones(x.shape, device=x.device)
+    loss = loss + _heads(model, law, x, weight)
+    shown = told.detach() * count / x.numel()
+    return loss + (shown - loss.detach()), count.to(nats)
+
+
+def _run(size: int, length: int, u: float) -> range:
+    """A run of ``size`` places among ``length``, for u in (0, 1)."""
+    first = int(u * (length - size + 1))
+    return range(first, first + size)
 
 
 def _own(model: SequenceModel, batch: Batch, noise: Noise) -> Tensor:
@@ -81,14 +165,6 @@ def _mixed(batch: Batch, other: Tensor, rate: float, noise: Noise) -> Tensor:
     if batch.weight is not None:
         swap &= batch.weight > 0
     return torch.where(swap.reshape(swap.shape + (1,) * (batch.x.ndim - 2)), other, batch.x)
-
-
-def _loss(model: SequenceModel, batch: Batch, prefix: Tensor) -> tuple[Tensor, Tensor]:
-    """``nll`` of the true symbols, each behind the mixed prefix: no law sees its own symbol."""
-    log_prob = model(prefix, batch.cond).log_prob(batch.x)
-    if batch.weight is None:
-        return -log_prob.sum(), torch.tensor(float(log_prob.numel()))
-    return -(log_prob * batch.weight).sum(), batch.weight.sum()
 
 
 def _places(batch: Batch) -> Positions:

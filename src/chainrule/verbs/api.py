@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from chainrule.artifact import Artifact
 from chainrule.verbs import fit as _fit
+from chainrule.verbs.bench import Frontier
 from chainrule.verbs.demo import Demo
 from chainrule.verbs.demo import demo as _demo
+from chainrule.verbs.ensemble import ensemble_of
 from chainrule.verbs.evaluate import Evaluation
 from chainrule.verbs.fitted import Fitted, load
-from chainrule.verbs.generate import Sample
+from chainrule.verbs.generate import Sample, Stream
+from chainrule.verbs.infill import Infilled
 from chainrule.verbs.inspect import Card
 from chainrule.verbs.score import Score
 
@@ -35,8 +39,8 @@ def fit(
     """Learn a file, folder or glob, into the folder ``out`` (``runs/NAME`` if not given).
 
     Options, all optional: model, size, codec, vocabulary, tokenizer, time ("2m") or steps,
-    batch, context, lr, dropout, accumulate, carry, objective, rate, seed, field, column, base
-    (a run whose weights this one starts from), tensorboard, shard, display.
+    batch, context, lr, dropout, accumulate, carry, objective, rate, ahead, seed, field, column,
+    base (a run whose weights this one starts from), tensorboard, shard, display.
 
     Raises:
         ValueError: wrong input; nothing that was there before is changed.
@@ -51,9 +55,62 @@ def generate(
     return _opened(run).generate(prompt, n, length, **settings)
 
 
-def stream(run: Model, prompt: str = "", length: int = 300, **settings: Any) -> Iterator[str]:
+def stream(run: Model, prompt: str = "", length: int = 300, **settings: Any) -> Stream:
     """One continuation, piece by piece."""
     return _opened(run).stream(prompt, length, **settings)
+
+
+def beam_search(
+    run: Model, prompt: str | Sequence[str] = "", n: int = 1, length: int = 300, **settings: Any
+) -> list[Sample]:
+    """The n likeliest continuations that a beam finds, best first.
+
+    Settings: width (4), groups (1), diversity (0.5), length_penalty (0), and those of ``generate``
+    that don't draw.
+    """
+    return _opened(run).beam_search(prompt, n, length, **settings)
+
+
+def best_of(
+    run: Model, prompt: str | Sequence[str] = "", n: int = 1, length: int = 300, **settings: Any
+) -> list[Sample]:
+    """The n likeliest of ``of`` (16) that are drawn.
+
+    Settings: length_penalty (0), and those of ``generate``.
+    """
+    return _opened(run).best_of(prompt, n, length, **settings)
+
+
+def mbr(
+    run: Model, prompt: str | Sequence[str] = "", n: int = 1, length: int = 300, **settings: Any
+) -> list[Sample]:
+    """The n that are most like all of the ``of`` (16) that are drawn (minimum Bayes risk).
+
+    Settings: utility ("chrf", "match" or a function of two texts), and those of ``generate``.
+    """
+    return _opened(run).mbr(prompt, n, length, **settings)
+
+
+def infill(run: Model, text: str, **settings: Any) -> list[Infilled]:
+    """Fill the blanks of a text, each ``mask`` ("_") in it being one symbol.
+
+    Settings: mask, method ("exact", "clamp", "smc"), n, particles, seed, temperature, top_k, top_p,
+    min_p, typical.
+    """
+    return _opened(run).infill(text, **settings)
+
+
+def ensemble(
+    runs: Sequence[Model], weights: Sequence[float] | None = None, product: bool = False
+) -> Fitted:
+    """Several runs as one: the mean of their probabilities, or their renormalised product.
+
+    Raises:
+        ValueError: no run, runs with other symbols, or weights that don't fit.
+    """
+    artifacts = [_opened(run).artifact for run in runs]
+    mixed = ensemble_of(artifacts, weights, product)
+    return Fitted(replace(artifacts[0], model=mixed))
 
 
 def next(run: Model, prefix: str, k: int = 5) -> list[tuple[str, float]]:
@@ -69,6 +126,14 @@ def score(run: Model, text: str | bytes) -> Score:
 def evaluate(run: Model, source: str | Path, **where: Any) -> Evaluation:
     """Bits per byte on other data, with n-gram, gzip and xz beside it."""
     return _opened(run).evaluate(source, **where)
+
+
+def bench(run: Model, source: str | Path | None = None, **settings: Any) -> Frontier:
+    """What every decoding strategy gains and costs with this model.
+
+    Settings: length, temperature, rounds, seed, draft (a run), progress.
+    """
+    return _opened(run).bench(source, **settings)
 
 
 def inspect(run: Model) -> Card:

@@ -63,7 +63,9 @@ def write_card(artifact: Artifact, corpus: Corpus, folder: Path) -> None:
         lines += [""]
     if "steps" in done:
         lines += [f"- Trained for {done['seconds']:.0f} s, {done['steps']:,} steps."]
-    sample = generate(artifact, n=1, length=300, seed=0)[0].text.replace("```", "'''")
+    # Not auto: what it measures must not decide a tie, and with that the bytes of a file.
+    (drawn,) = generate(artifact, n=1, length=300, seed=0, strategy="ancestral")
+    sample = drawn.text.replace("```", "'''")
     lines += ["", "What it writes:", "", "```", sample, "```", ""]
     name = folder.name
     lines += ["Use it:", "", "```", f'chainrule generate {name} "…"', "```", ""]

@@ -43,6 +43,7 @@ class Options:
     carry: bool | None = None
     objective: str = "nll"
     rate: float | None = None
+    ahead: int = 0  # symbols beyond the next that extra heads learn to guess
     seed: int = 0
     field: str | None = None
     column: str | None = None
@@ -62,7 +63,7 @@ class Options:
         if self.time is not None and self.steps is not None:
             raise ValueError("give --time or --steps, not both")
         if self.rate is not None and self.objective == "nll":
-            raise ValueError("--rate belongs to --objective scheduled or noise")
+            raise ValueError("--rate belongs to --objective scheduled, noise or hybrid")
         if self.steps is not None:
             bounded("steps", self.steps, 1, 10**9)
         if self.vocabulary is not None:
@@ -121,10 +122,26 @@ def choose_dropout(config: TrainConfig, num_symbols: int) -> float:
 
 
 def make_model(
-    name: str, size: str, space: Space, dropout: float | None, context: int = 256
+    name: str,
+    size: str,
+    space: Space,
+    dropout: float | None,
+    context: int = 256,
+    **fields: Any,
 ) -> SequenceModel:
-    """A model by the name of its recipe, made for windows of ``context`` symbols."""
+    """A model by the name of its recipe, made for windows of ``context`` symbols.
+
+    Raises:
+        ValueError: fields, not at their defaults, that this family doesn't have.
+    """
     config = registry.RECIPES[name](space, size)
+    for field, value in fields.items():
+        if hasattr(config, field):
+            config = replace(config, **{field: value})
+        elif value:
+            how = {"ahead": "--ahead", "masked": "--objective hybrid"}.get(field, field)
+            raise ValueError(f"{how} needs a transformer: give --model transformer, not {name}")
+    context += bool(fields.get("masked"))  # a blank is read at its own place, behind the start
     if dropout is not None and hasattr(config, "dropout"):
         config = replace(config, dropout=dropout)
     if hasattr(config, "context"):
@@ -158,5 +175,5 @@ def choose_training(name: str, size: str, asked: Options) -> TrainConfig:
     usual["compile"] = asked.steps is None and seconds >= REPAID and compiling_pays()
     asked_for = {k: v for k, v in given.items() if v is not None}
     usual["threads"] = torch.get_num_threads()
-    usual["rate"] = 0.0 if asked.objective == "nll" else 0.1
+    usual["rate"] = {"nll": 0.0, "hybrid": 0.5}.get(asked.objective, 0.1)
     return TrainConfig(**{**usual, **asked_for}, accumulate=asked.accumulate, seed=asked.seed)

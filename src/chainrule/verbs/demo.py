@@ -60,7 +60,7 @@ def _page(fitted: Fitted, folder: Path, bits: dict[str, float]) -> str:
     done = fitted.artifact.results
     seconds = f"{done['seconds']:.0f} seconds"
     samples = [
-        fitted.generate(prompt, length=400, temperature=0.8, seed=seed)[0]
+        fitted.generate(prompt, length=400, temperature=0.8, seed=seed, strategy="ancestral")[0]
         for seed, prompt in enumerate(PROMPTS)
     ]
     suggestions = [(typed, fitted.next(typed, k=5)) for typed in TYPED]

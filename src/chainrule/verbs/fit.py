@@ -161,7 +161,10 @@ def _new(
         torch.manual_seed(asked.seed)
         if base is not None:
             return base.model(dropout)
-        return make_model(name, size, codec.space, dropout, config.length)
+        masked = asked.objective == "hybrid"
+        return make_model(
+            name, size, codec.space, dropout, config.length, ahead=asked.ahead, masked=masked
+        )
 
     model = build(asked.dropout)
     recipe = {"name": name, "size": size, "seed": asked.seed, **facts(source, asked, corpus)}
@@ -272,7 +275,8 @@ def _train(
                 except OSError as error:
                     display.say(f"{error}; training goes on")
                 artifact.model.eval()
-                display.sample(generate(artifact, n=1, length=200, seed=config.seed)[0].text)
+                (shown,) = generate(artifact, length=200, seed=config.seed, strategy="ancestral")
+                display.sample(shown.text)
             display.report(record)
 
         try:

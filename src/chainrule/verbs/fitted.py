@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from chainrule.artifact import Artifact, load_artifact
 from chainrule.verbs import attention as _attention
+from chainrule.verbs import bench as _bench
 from chainrule.verbs import evaluate as _evaluate
 from chainrule.verbs import generate as _generate
+from chainrule.verbs import infill as _infill
 from chainrule.verbs import inspect as _inspect
 from chainrule.verbs import next as _next
 from chainrule.verbs import rollout as _rollout
 from chainrule.verbs import score as _score
-from chainrule.verbs.generate import Sample
+from chainrule.verbs import search as _search
+from chainrule.verbs.generate import Sample, Stream
+from chainrule.verbs.infill import Infilled
 from chainrule.verbs.score import Score
 
 
@@ -30,9 +34,47 @@ class Fitted:
         """n continuations of every prompt; settings as in ``chainrule.generate``."""
         return _generate.generate(self.artifact, prompt, n=n, length=length, **settings)
 
-    def stream(self, prompt: str = "", length: int = 300, **settings: Any) -> Iterator[str]:
+    def stream(self, prompt: str = "", length: int = 300, **settings: Any) -> Stream:
         """The text of one continuation, piece by piece, as soon as it is certain."""
         return _generate.stream(self.artifact, prompt, length=length, **settings)
+
+    def beam_search(
+        self, prompt: str | Sequence[str] = "", n: int = 1, length: int = 300, **settings: Any
+    ) -> list[Sample]:
+        """The n likeliest continuations that a beam finds; settings as ``chainrule.beam_search``.
+
+        Raises:
+            ValueError: a setting out of bounds or without a meaning here.
+        """
+        return _search.beam_search(self.artifact, prompt, n, length, **settings)
+
+    def best_of(
+        self, prompt: str | Sequence[str] = "", n: int = 1, length: int = 300, **settings: Any
+    ) -> list[Sample]:
+        """The n likeliest of some that are drawn; settings as ``chainrule.best_of``.
+
+        Raises:
+            ValueError: a setting out of bounds.
+        """
+        return _search.best_of(self.artifact, prompt, n, length, **settings)
+
+    def mbr(
+        self, prompt: str | Sequence[str] = "", n: int = 1, length: int = 300, **settings: Any
+    ) -> list[Sample]:
+        """The n that are most like all that are drawn; settings as ``chainrule.mbr``.
+
+        Raises:
+            ValueError: a setting out of bounds, or an unknown utility.
+        """
+        return _search.mbr(self.artifact, prompt, n, length, **settings)
+
+    def infill(self, text: str, **settings: Any) -> list[Infilled]:
+        """Fill the blanks of a text; settings as ``chainrule.infill``.
+
+        Raises:
+            ValueError: no blank, a method that the model doesn't have, or settings out of bounds.
+        """
+        return _infill.infill(self.artifact, text, **settings)
 
     def next(self, prefix: str, k: int = 5) -> list[tuple[str, float]]:
         """The k likeliest words to come (or to complete), likeliest first."""
@@ -53,6 +95,14 @@ class Fitted:
             ValueError: settings out of bounds, data too short, or no oracle with these symbols.
         """
         return _rollout.rollout(self.artifact, source, **settings)
+
+    def bench(self, source: str | Path | None = None, **settings: Any) -> _bench.Frontier:
+        """What every decoding strategy gains and costs; settings as ``chainrule bench``.
+
+        Raises:
+            ValueError: settings out of bounds, data too short, or a draft with other symbols.
+        """
+        return _bench.bench(self.artifact, source, **settings)
 
     def inspect(self) -> _inspect.Card:
         """What this is and how it was made."""

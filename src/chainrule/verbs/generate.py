@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from chainrule import registry
 from chainrule.artifact import Artifact
+from chainrule.codecs.symbols import read_json
 from chainrule.core.codec import Encoded
 from chainrule.core.config import bounded
 from chainrule.core.model import SequenceModel
 from chainrule.core.noise import Noise
-from chainrule.decoding.verify import Emitted, Verify, drain
+from chainrule.decoding.verify import Emitted, drain
 from chainrule.decoding.warps import Warps
+from chainrule.models.constraints import constrained
 from chainrule.models.wrappers import Bans, Forced, Penalties
+from chainrule.verbs.strategies import Decoding, check, decoding
 
-STRETCH = 16  # symbols made between two looks at ends and stops
 ROWS = 64  # continuations drawn at a time; more only cost memory
 
 
@@ -41,6 +43,7 @@ class Sample:
     exactness: str
     ended: str
     seed: int
+    choice: str | None = None  # what strategy auto found, in words
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, the fields' own names."""
@@ -72,16 +75,27 @@ class Settings:
     ban: Sequence[str] = ()
     force: str = ""
     stop: Sequence[str] = ()
+    regex: str | None = None
+    choices: Sequence[str] | None = None
+    schema: str | dict[str, Any] | None = None  # itself, or the path of its file
     seed: int = 0
     strategy: str = "auto"
+    draft: Any = None
+    guesses: int | None = None
+    iterations: int | None = None
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         bounded("seed", self.seed, 0, 2**63 - 1)
-        if self.strategy not in ("auto", *registry.STRATEGIES):
-            known = ", ".join(("auto", *registry.STRATEGIES))
-            raise ValueError(f"strategy {self.strategy!r} is not one of {known}")
+        check(self.strategy, vars(self))
         if any(not s for s in (*self.ban, *self.stop)):
             raise ValueError("an empty string can't be banned or stopped at")
+        constraints = [n for n in ("regex", "choices", "schema") if getattr(self, n) is not None]
+        others = [n for n in ("ban", "force", "stop") if getattr(self, n)]
+        if constraints and len(constraints + others) > 1:
+            raise ValueError(
+                f"{' and '.join(constraints + others)} can't be combined: put all into one"
+            )
         self.warps(1)
 
     def warps(self, rows: int) -> Warps:
@@ -124,9 +138,25 @@ def generate(
     return samples
 
 
-def stream(
-    artifact: Artifact, prompt: str = "", length: int = 300, **settings: Any
-) -> Iterator[str]:
+class Stream:
+    """The pieces of one continuation; when they are over, ``choice`` says what auto found."""
+
+    def __init__(self, how: Decoding, pieces: Iterator[str]) -> None:
+        self._how, self._pieces = how, pieces
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    @property
+    def choice(self) -> str | None:
+        """What strategy auto found, in words; None where a strategy was named."""
+        return None if self._how.choice is None else str(self._how.choice)
+
+
+def stream(artifact: Artifact, prompt: str = "", length: int = 300, **settings: Any) -> Stream:
     """One continuation in pieces; joined, they are what ``generate`` returns for n = 1.
 
     Raises:
@@ -135,12 +165,13 @@ def stream(
     asked = _settings(settings)
     _sizes(1, length)
     x = torch.from_numpy(artifact.codec.encode(prompt).symbols.astype(np.int64))
-    return _pieces(artifact, x, length, asked)
-
-
-def _pieces(artifact: Artifact, x: Tensor, length: int, asked: Settings) -> Iterator[str]:
     texts = [_Text(artifact, asked.stop)]
-    for emitted in _emitted(artifact, [x], [0], length, asked, texts):
+    how, steps = _begin(artifact, [x], [0], length, asked, texts)
+    return Stream(how, _pieces(steps, asked, texts))
+
+
+def _pieces(steps: Iterator[Emitted], asked: Settings, texts: list[_Text]) -> Iterator[str]:
+    for emitted in steps:
         if not asked.stop:
             texts[0].push(emitted.symbols[0, : emitted.count[0]].tolist())
         yield from texts[0].certain()
@@ -157,7 +188,8 @@ def _batch(
     held: list[Emitted] = []
     prompts, ids = [x for _, x, _ in jobs], [i for _, _, i in jobs]
     with torch.no_grad():
-        for emitted in _emitted(artifact, prompts, ids, length, asked, texts):
+        how, steps = _begin(artifact, prompts, ids, length, asked, texts)
+        for emitted in steps:
             held.append(emitted)
             for row, why in zip(emitted.rows, emitted.done, strict=True):
                 ended[row] = why or ended[row]
@@ -169,17 +201,17 @@ def _batch(
         text = artifact.codec.decode(Encoded(np.array(symbols[row], dtype=np.int64)))
         cut = _first(text, asked.stop)
         text = text if cut is None else text[:cut]
-        strategy = "ancestral"
         samples.append(
             Sample(
                 prompt + text,
                 text,
                 symbols[row],
                 nats[row],
-                strategy,
-                registry.STRATEGIES[strategy],
+                how.strategy,
+                how.exactness,
                 ended[row],
                 asked.seed,
+                None if how.choice is None else str(how.choice),
             )
         )
     return samples
@@ -199,23 +231,36 @@ def _by_row(held: list[Emitted]) -> Iterator[tuple[int, list[int], float]]:
                 yield row, x[i][:count], sum(lp[i][:count])
 
 
-def _emitted(
+def _begin(
     artifact: Artifact,
     prompts: list[Tensor],
     ids: list[int],
     length: int,
     asked: Settings,
     texts: list[_Text],
-) -> Iterator[Emitted]:
+) -> tuple[Decoding, Iterator[Emitted]]:
     """The steps of one batch; with stop strings, ``texts`` follow along."""
-    model = wrapped(artifact, asked)
-    forced = artifact.codec.encode(asked.force).symbols.tolist() if asked.force else []
-    if forced:
-        model = Forced(model, forced, at=[len(p) for p in prompts])
+    model = wrapped(artifact, asked, [len(p) for p in prompts], length)
     device = next((p.device for p in artifact.model.parameters()), torch.device("cpu"))
     noise = Noise.seeded(asked.seed, ids).to(device)
-    decoder = Verify(model, stretch=min(STRETCH, length))
-    begun = decoder.start([p.to(device) for p in prompts], noise, None, asked.warps(len(prompts)))
+    how = decoding(
+        artifact,
+        model,
+        asked.strategy,
+        len(prompts),
+        length,
+        greedy=asked.temperature == 0,
+        draft=asked.draft,
+        guesses=asked.guesses,
+        iterations=asked.iterations,
+        threshold=asked.threshold,
+    )
+    decoder, warps = how.decoder, asked.warps(len(prompts))
+
+    def steps() -> Iterator[Emitted]:
+        begun = decoder.start([p.to(device) for p in prompts], noise, None, warps)
+        limits, seen = [length] * len(prompts), stop if asked.stop else None
+        yield from drain(decoder, begun, limits, artifact.model.space.eos, seen)
 
     def stop(row: int, new: list[int]) -> int | None:
         for k, symbol in enumerate(new):
@@ -223,18 +268,30 @@ def _emitted(
                 return k + 1
         return None
 
-    space = artifact.model.space
-    return drain(decoder, begun, [length] * len(prompts), space.eos, stop if asked.stop else None)
+    return how, steps()
 
 
-def wrapped(artifact: Artifact, asked: Settings) -> SequenceModel:
-    """The model with the penalties and bans that were asked for."""
-    model = artifact.model
+def wrapped(artifact: Artifact, asked: Settings, at: Sequence[int], length: int) -> SequenceModel:
+    """The model with all that was asked for; row b goes on from at[b] by ``length`` at most."""
+    model, codec = artifact.model, artifact.codec
     penalties = (asked.repetition_penalty, asked.presence_penalty, asked.frequency_penalty)
     if penalties != (1.0, 0.0, 0.0):
         model = Penalties(model, *penalties)
     if asked.ban:
-        model = Bans(model, [artifact.codec.encode(b).symbols.tolist() for b in asked.ban])
+        model = Bans(model, [codec.encode(b).symbols.tolist() for b in asked.ban])
+    if asked.force:
+        model = Forced(model, codec.encode(asked.force).symbols.tolist(), at)
+    schema = asked.schema
+    if not (asked.regex is asked.choices is schema is None):
+        model = constrained(
+            model,
+            codec.symbol_bytes(),
+            regex=asked.regex,
+            choices=asked.choices,
+            schema=read_json(Path(schema)) if isinstance(schema, str) else schema,
+            at=at,
+            limit=length,
+        )
     return model
 
 

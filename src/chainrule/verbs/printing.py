@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 console = Console(highlight=False)
+aside = Console(stderr=True, highlight=False)
 
 
 def stdin() -> bytes:

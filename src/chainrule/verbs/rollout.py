@@ -161,7 +161,7 @@ def rollout(
         judge, name = artifact.baseline, "the run's own n-gram"
     else:
         raise ValueError("this run has no n-gram beside it: name another run with --oracle")
-    data = _windows(artifact, source, length, samples, field, column)
+    data = windows(artifact, source, length, samples, field, column)
     return Rollout(
         source=str(source),
         oracle=name,
@@ -174,7 +174,7 @@ def rollout(
     )
 
 
-def _windows(
+def windows(
     artifact: Artifact,
     source: str | Path,
     length: int,
@@ -225,16 +225,16 @@ def measure(
     for first in range(0, len(data), ROWS):
         part = data[first : first + ROWS]
         ids = range(first, first + len(part))
-        own, own_nats = _drawn(model, ids, data.shape[1], seed)
-        ideal, _ = _drawn(oracle, ids, data.shape[1], seed)
+        own, own_nats = drawn(model, ids, data.shape[1], seed)
+        ideal, _ = drawn(oracle, ids, data.shape[1], seed)
         held.append(
             [
                 _divergences(oracle, model, ideal),
                 _divergences(oracle, model, own),
                 own_nats,
                 _nats(model, part),
-                _repeats(own),
-                _repeats(part),
+                repeats(own),
+                repeats(part),
             ]
         )
         if progress is not None:
@@ -282,7 +282,7 @@ def _ratio(a: Numbers, b: Numbers) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def _drawn(
+def drawn(
     model: SequenceModel, ids: range, length: int, seed: int
 ) -> tuple[Tensor, NDArray[np.float64]]:
     """Ancestral samples [N, T, *E] from the start, and their NLL [N, T]; no symbol ends them."""
@@ -342,7 +342,7 @@ def divergence(oracle: Distribution, model: Distribution) -> Tensor:
     )
 
 
-def _repeats(x: Tensor) -> Numbers:
+def repeats(x: Tensor) -> Numbers:
     """1 where a symbol completes GRAM symbols that came before in its row, else 0: [N, T]."""
     again = np.zeros(x.shape[:2])
     for row, symbols in enumerate(x.reshape(*x.shape[:2], -1).tolist()):

@@ -1,0 +1,146 @@
+"""score, evaluate and bench: how good a run is, and how fast."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from chainrule.cli.options import Column, Field, Json, RunFolder
+from chainrule.verbs.printing import console, named, print_json, table
+
+
+def score(
+    run: RunFolder,
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files, or -.")],
+    symbols: Annotated[bool, typer.Option("--symbols", help="Every symbol's bits too.")] = False,
+    json: Json = False,
+) -> None:
+    """Score files: nats and bits per byte, exact or a bound."""
+    import math
+
+    from chainrule.verbs.fitted import load
+
+    fitted = load(run)
+    scores = {name: named(name, lambda b: fitted.score(b)) for name in files}
+    if json:
+        print_json([{"file": name, **s.to_dict()} for name, s in scores.items()])
+        return
+    table(
+        ("file", "nats", "bytes", "bits per byte", "kind"),
+        (
+            (name, f"{s.nats:.4f}", f"{s.units:,}", f"{s.bits_per_unit:.4f}", s.kind)
+            for name, s in scores.items()
+        ),
+    )
+    for name, s in scores.items():
+        if s.stride is not None:
+            console.print(f"{name}: a new context every {s.stride} symbols", markup=False)
+    if symbols:
+        for s in scores.values():
+            for symbol, nats in zip(s.symbols, s.per_symbol, strict=True):
+                sys.stdout.write(f"{-nats / math.log(2):9.4f} bits  {symbol!r}\n")
+
+
+def evaluate(
+    run: RunFolder,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="File, folder, glob or -.")],
+    rollout: Annotated[
+        bool, typer.Option("--rollout", help="Instead, how errors add up over own symbols.")
+    ] = False,
+    oracle: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Stands in for the law of DATA.")
+    ] = None,
+    length: Annotated[int | None, typer.Option(help="Symbols of a rollout; 256.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Rollouts; 128.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same rollouts.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="PNG of the rollouts.")] = None,
+    field: Field = None,
+    column: Column = None,
+    json: Json = False,
+) -> None:
+    """Score DATA beside n-gram, gzip and xz; with --rollout, how errors add up."""
+    from chainrule.verbs.display import display_for
+    from chainrule.verbs.fitted import load
+
+    options = {"oracle": oracle, "length": length, "samples": samples, "seed": seed}
+    asked: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
+    if not rollout and (asked or out):
+        raise ValueError(f"{' and '.join(f'--{k}' for k in asked) or '-o'}: only with --rollout")
+    display, fitted = display_for(json), load(run)
+    where: dict[str, Any] = {"field": field, "column": column, "progress": display.working}
+    if rollout:
+        found = fitted.rollout(data, **asked, **where)
+        display.end()
+        if json:
+            print_json(found.to_dict())
+        else:
+            table(found.header(), found.rows())
+            console.print(f"oracle: {found.oracle}; {found.note}", markup=False)
+        if out is not None:
+            found.save(out)
+        return
+    result = fitted.evaluate(data, **where)
+    display.end()
+    if json:
+        print_json(result.to_dict())
+        return
+    table(("", "bits per byte"), ((name, f"{bits:.4f}") for name, bits in result.rows()))
+    console.print()
+    table(
+        ("symbols from the start", f"bits per {result.position_unit}", ""),
+        ((places, f"{bits:.4f}", remark) for places, bits, _, remark in result.position_rows()),
+    )
+    console.print(
+        f"documents: {result.documents:,}, {result.units:,} bytes, {result.num_symbols:,} symbols; "
+        f"perplexity {result.perplexity:.3f} per symbol; score: {result.kind}"
+    )
+
+
+def bench(
+    run: RunFolder,
+    data: Annotated[
+        str | None, typer.Argument(metavar="[DATA]", help="Where prompts are from; else own text.")
+    ] = None,
+    length: Annotated[int | None, typer.Option(help="Symbols a sequence gets; 256.")] = None,
+    temperature: Annotated[float, typer.Option(help="p^(1/t); 0 is greedy.")] = 1.0,
+    rounds: Annotated[int, typer.Option(help="How often all is measured.")] = 5,
+    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+    draft: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="The model that guesses, for draft.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="PNG; its .json is written beside it.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure every decoding strategy of a RUN: speed, calls, guesses, loss."""
+    from chainrule.verbs.display import display_for
+    from chainrule.verbs.fitted import load
+    from chainrule.verbs.frontier import check
+
+    if out is not None:
+        check(out)  # before minutes are spent
+    display = display_for(json)
+    found = load(run).bench(
+        data,
+        length=length,
+        temperature=temperature,
+        rounds=rounds,
+        seed=seed,
+        draft=draft,
+        progress=display.working,
+    )
+    display.end()
+    if out is not None:
+        found.save(out)
+    if json:
+        print_json(found.to_dict())
+        return
+    for batch in found.batches():
+        console.print("one sequence" if batch == 1 else f"\na batch of {batch}", style="dim")
+        table(found.header(), found.rows(batch))
+    for line in found.notes():
+        console.print(line, style="dim", markup=False, soft_wrap=True)

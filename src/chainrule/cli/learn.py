@@ -1,0 +1,138 @@
+"""fit and demo: what makes a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from chainrule.cli.options import (
+    CodecName,
+    Column,
+    Field,
+    Json,
+    ModelName,
+    ObjectiveName,
+    SizeName,
+)
+from chainrule.verbs.printing import console, print_json, table
+
+
+def fit(
+    data: Annotated[list[str], typer.Argument(metavar="DATA", help="File, folder, glob or -.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="RUN", help="Folder to make; runs/NAME.")
+    ] = None,
+    model: Annotated[ModelName | None, typer.Option(help="Model family.")] = None,
+    size: Annotated[SizeName | None, typer.Option(help="Size.")] = None,
+    codec: Annotated[CodecName | None, typer.Option(help="What a symbol is.")] = None,
+    vocabulary: Annotated[
+        int | None, typer.Option(help="Symbols of the codec words or bpe.")
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="An existing tokenizer.json.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Budget: 30s, 10m, 2h (5m if not given).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps, instead of --time.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Windows a step.")] = None,
+    context: Annotated[int | None, typer.Option(help="Symbols a window.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Share of inputs dropped.")] = None,
+    accumulate: Annotated[int, typer.Option(help="Batches of windows a step.")] = 1,
+    carry: Annotated[
+        bool | None,
+        typer.Option("--carry/--no-carry", help="Carry the hidden state from batch to batch."),
+    ] = None,
+    objective: Annotated[ObjectiveName, typer.Option(help="What is minimised.")] = "nll",
+    rate: Annotated[
+        float | None, typer.Option(help="Share of symbols (hybrid: of batches) that it changes.")
+    ] = None,
+    ahead: Annotated[
+        int, typer.Option(help="Symbols beyond the next that extra heads learn to guess.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
+    field: Field = None,
+    column: Column = None,
+    base: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN", help="Start from this run's weights.")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Event files in RUN/events too.")
+    ] = False,
+    shard: Annotated[
+        bool, typer.Option("--shard/--no-shard", help="Of several processes, each keeps a part.")
+    ] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted RUN.")] = False,
+    json: Json = False,
+) -> None:
+    """Learn from DATA and write a fitted artifact."""
+    # Before torch is there: what it says when another process dies is pages long.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from chainrule.training.distributed import is_first
+    from chainrule.verbs.display import display_for
+    from chainrule.verbs.fit import fit as verb
+    from chainrule.verbs.inspect import inspect as card_of
+
+    asked = {
+        "model": model,
+        "size": size,
+        "codec": codec,
+        "vocabulary": vocabulary,
+        "tokenizer": tokenizer,
+        "time": time,
+        "steps": steps,
+        "batch": batch,
+        "context": context,
+        "lr": lr,
+        "dropout": dropout,
+        "accumulate": accumulate,
+        "carry": carry,
+        "objective": objective,
+        "rate": rate,
+        "ahead": ahead,
+        "seed": seed,
+        "field": field,
+        "column": column,
+        "base": base,
+        "tensorboard": tensorboard,
+        "shard": shard,
+    }
+    source: Any = data[0] if len(data) == 1 else data
+    artifact = verb(source, out, resume=resume, display=display_for(json), **asked)
+    if not is_first():
+        return  # process 0 speaks for all
+    if json:
+        print_json(card_of(artifact).to_dict())
+    else:
+        done = artifact.results
+        if "fine_tuning" in done:
+            from chainrule.verbs.tune import rows
+
+            table(("held-out bits per byte", "before", "after"), rows(done["fine_tuning"]))
+            others = (f"{k} {v:.4f}" for k, v in done["others_bits_per_byte"].items())
+            console.print(f"others on the new data: {', '.join(others)}")
+        elif "held_out_bits_per_byte" in done:
+            bits = {"this model": done["held_out_bits_per_byte"], **done["others_bits_per_byte"]}
+            table(("held out", "bits per byte"), ((k, f"{v:.4f}") for k, v in bits.items()))
+        console.print(f"saved in {artifact.path}", markup=False)
+    if not artifact.results.get("finished", True):
+        raise typer.Exit(1)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")] = Path("runs/demo"),
+    time: Annotated[str, typer.Option(help="How long to train.")] = "60s",
+    json: Json = False,
+) -> None:
+    """Learn a book in a minute and write a page about it."""
+    from chainrule.verbs.demo import demo as verb
+    from chainrule.verbs.display import display_for
+
+    result = verb(out, time=time, display=display_for(json))
+    if json:
+        print_json(result.to_dict())
+    else:
+        table(("held out", "bits per byte"), ((k, f"{v:.4f}") for k, v in result.bits.items()))
+        console.print(f"the page: {result.page}", markup=False, soft_wrap=True)

@@ -1,0 +1,24 @@
+"""The names that the command line offers, and the arguments that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+# Held against the registry by a test: reading it would import torch.
+ModelName = Literal["transformer", "gpt2", "lstm", "gru", "mingru", "rnn", "ngram"]
+SizeName = Literal["tiny", "small", "base"]
+CodecName = Literal["bytes", "chars", "words", "bpe"]
+StrategyName = Literal[
+    "auto", "ancestral", "lookup", "draft", "heads", "jacobi", "hybrid", "block", "parallel"
+]
+ObjectiveName = Literal["nll", "scheduled", "noise", "hybrid"]
+UtilityName = Literal["chrf", "match"]
+MethodName = Literal["exact", "clamp", "smc"]
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by chainrule fit.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Field = Annotated[str | None, typer.Option(help="Field of .jsonl lines that holds the text.")]
+Column = Annotated[str | None, typer.Option(help="Column of .csv or .parquet that holds it.")]

@@ -1,0 +1,234 @@
+"""Measure, and take whichever identical strategy is the fastest here.
+
+All of them make the same symbols, so the first ones are made by each in turn and nothing is lost
+by that but time. Shapes: B rows, L symbols of a step, E event shape.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chainrule.core.decoder import Chunk, Run, Warp
+from chainrule.core.model import Condition, SequenceModel
+from chainrule.core.noise import Noise
+from chainrule.core.state import Grow
+from chainrule.decoding.verify import Verify
+
+TURN = 3  # steps that every strategy is first given
+AGAIN = 32  # after so many steps, and each time twice as many, those not far behind get two more
+FAR = 0.6  # of the best rate
+LIKELY = 0.8  # an acceptance rate that few guesses reach
+MARGIN = 1.1  # a change must promise so much
+FORGET = 0.97  # of the guesses counted, at every step
+LATELY = 15  # steps whose median time counts: one that was disturbed doesn't
+MOST = 12  # guesses a step
+
+
+@dataclass
+class Measured:
+    """What a strategy did lately.
+
+    ``seconds``: of a step, per place that it looked at; for a proposer, what every guess added to
+    one place alone. ``tried`` and ``right`` are guesses, and begin with a prior.
+    """
+
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=LATELY))
+    tried: float = 2.0
+    right: float = 2.0 * 0.6
+    turns: int = 0
+
+    @property
+    def cost(self) -> float:
+        """The median of ``seconds``; never was a guess for nothing."""
+        return max(1e-9, statistics.median(self.seconds)) if self.seconds else math.inf
+
+    def best(self, alone: float) -> tuple[float, int]:
+        """(seconds a symbol of one row, guesses a step) where guesses are as many as pay.
+
+        A row gets 1 + r + r² + … + r^k symbols of k guesses of which a share r is right.
+        """
+        found, hoped, share = (math.inf, 1), 1.0, self.right / self.tried
+        for k in range(1, MOST + 1):
+            hoped += share**k
+            found = min(found, ((alone + k * self.cost) / hoped, k))
+        return found
+
+
+@dataclass
+class Choice:
+    """What was measured for one batch size, and what follows from it."""
+
+    by_name: dict[str, Measured] = field(default_factory=dict)
+    chosen: str = "ancestral"
+    guesses: int | None = None
+    steps: int = 0
+    hopeless: bool = False
+
+    def cost(self, name: str) -> float:
+        """Seconds a symbol of one row."""
+        alone = self.by_name["ancestral"].cost
+        return alone if name == "ancestral" else self.by_name[name].best(alone)[0]
+
+    def __str__(self) -> str:
+        if not self.by_name:
+            return "ancestral: too short to measure"
+        if self.chosen == "ancestral":
+            return "ancestral: nothing was faster"
+        mine, plain = self.cost(self.chosen), self.cost("ancestral")
+        many = "1 guess" if self.guesses == 1 else f"{self.guesses} guesses"
+        return (
+            f"{self.chosen}, {many} a step: {1e3 * mine:.2f} ms a symbol, ancestral "
+            f"{1e3 * plain:.2f}: {plain / mine:.1f} times as fast"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Memo:
+    """All symbols of every row, so that any proposer can begin; and the one that is at it."""
+
+    text: Grow
+    name: str | None = None
+    inner: Any = None
+
+    def select(self, rows: Sequence[int]) -> Memo:
+        """The named rows, in that order."""
+        text = self.text.select(torch.tensor(list(rows), dtype=torch.int64))
+        return Memo(text, self.name, None if self.inner is None else self.inner.select(rows))
+
+    def concat(self, others: Sequence[Memo]) -> Memo:
+        """All rows of all memos; where they differ, the proposer begins anew."""
+        text = Grow.concat([m.text for m in (self, *others)])
+        if any(m.name != self.name for m in others):
+            return Memo(text)
+        inner = self.inner
+        return Memo(text, self.name, inner and inner.concat([m.inner for m in others]))
+
+
+class Auto:
+    """A Decoder over others of the same model, all of them identical in what they make.
+
+    Args:
+        ways: by name, "ancestral" among them; a ``Verify`` each.
+        choice: of an earlier run on rows like these; it is brought up to date in place.
+        length: symbols that will be made: too few are not worth a measurement.
+    """
+
+    def __init__(
+        self, model: SequenceModel, ways: Mapping[str, Verify], choice: Choice, length: int
+    ) -> None:
+        self.model, self.ways, self.choice = model, dict(ways), choice
+        self.measures = length >= 16 * len(self.ways) or bool(choice.by_name)
+        self.clock = time.perf_counter
+
+    def start(
+        self,
+        prompt: Sequence[Tensor],
+        noise: Noise,
+        cond: Condition | None = None,
+        warp: Warp | None = None,
+    ) -> tuple[Run, Chunk]:
+        """Consume the prompts, of any lengths, and emit the first symbol."""
+        run, chunk = self.ways["ancestral"].start(prompt, noise, cond, warp)
+        self.cond = cond
+        lens = [len(p) for p in prompt]
+        like = chunk.symbols.new_zeros(len(lens), max(lens) + 64, *chunk.symbols.shape[2:])
+        for row, symbols in enumerate(prompt):
+            like[row, : lens[row]] = symbols
+        text = replace(Grow.empty(like, axis=1), lens=tuple(lens))
+        return replace(run, memo=Memo(text.push(chunk.symbols))), chunk
+
+    def step(self, run: Run) -> tuple[Run, Chunk]:
+        """Emit one symbol or more in every row, by whatever is best, or next to be measured."""
+        name = self._turn(run) if self.measures else "ancestral"
+        way, memo = self.ways[name], run.memo
+        fresh = memo.name != name
+        if fresh:
+            memo = Memo(memo.text, name, self._begun(way, memo.text))
+        began = self.clock()
+        after, chunk = way.step(replace(run, memo=memo.inner))
+        seconds = self._since(began, chunk.symbols)
+        made = chunk.symbols.shape[1]
+        text = memo.text.push(chunk.symbols).rewind([made - n for n in chunk.count], 0)
+        if self.measures:
+            self._note(name, seconds, chunk, fresh)
+        return replace(after, memo=Memo(text, name, after.memo)), chunk
+
+    def _begun(self, way: Verify, text: Grow) -> Any:
+        """What the proposer of ``way`` would remember, had it made all this."""
+        if way.proposer is None:
+            return None
+        symbols, lens = text.read(), text.lens
+        before = [symbols[b, : n - 1] for b, n in enumerate(lens)]
+        last = torch.stack([symbols[b, n - 1 : n] for b, n in enumerate(lens)])
+        chunk = Chunk(last, [1] * len(lens), last.new_zeros(len(lens), 1, dtype=torch.float32))
+        return way.proposer.settle(way.proposer.start(before, self.cond), chunk)
+
+    # ---- measuring ----
+
+    def _turn(self, run: Run) -> str:
+        """Whose step this is."""
+        choice, found = self.choice, self.choice.by_name
+        choice.steps += 1
+        for name in self.ways:
+            if choice.hopeless:
+                break
+            if found.setdefault(name, Measured()).turns < TURN:
+                first = name != "ancestral" and choice.steps == TURN + 1
+                choice.hopeless = first and self._hopeless(run)
+                if not choice.hopeless:
+                    return name
+        if choice.hopeless:
+            return "ancestral"
+        best = min(found, key=choice.cost)
+        if choice.cost(best) * MARGIN < choice.cost(choice.chosen):
+            choice.chosen = best
+        if choice.steps >= AGAIN and choice.steps & (choice.steps - 1) == 0:
+            for name, measured in found.items():
+                if choice.cost(best) > FAR * choice.cost(name) and name != choice.chosen:
+                    measured.turns = TURN - 2
+        proposer: Any = self.ways[choice.chosen].proposer
+        choice.guesses = None
+        if proposer is not None:
+            choice.guesses = found[choice.chosen].best(found["ancestral"].cost)[1]
+            proposer.guesses = choice.guesses
+        return choice.chosen
+
+    def _hopeless(self, run: Run) -> bool:
+        """Whether a block costs so much that no guesses are good enough."""
+        k, end = 4, self.model.space.max_len
+        if end is not None and end - max(run.state.lens) < k + 2:
+            return True
+        block = run.last.repeat_interleave(k + 1, 1)
+        began = self.clock()
+        state = self.model.extend(run.state, block, tail=k)
+        law = run.warp(self.model.predict(state))
+        x = law.sample(run.noise.at(state.pos(k + 1, back=k)))
+        hoped = (1 - LIKELY ** (k + 1)) / (1 - LIKELY)
+        return self._since(began, x) / hoped > self.choice.cost("ancestral")
+
+    def _note(self, name: str, seconds: float, chunk: Chunk, fresh: bool) -> None:
+        """Learn from one step; the time of one that first sets a proposer up doesn't count."""
+        found, places = self.choice.by_name[name], chunk.symbols.shape[1]
+        found.turns += 1
+        if self.ways[name].proposer is None:
+            found.seconds.append(seconds / places)
+            return
+        if not fresh and places > 1:
+            found.seconds.append((seconds - self.choice.cost("ancestral")) / (places - 1))
+        right = sum(chunk.count) - len(chunk.count)
+        tried = sum(min(count, places - 1) for count in chunk.count)
+        found.tried, found.right = FORGET * found.tried + tried, FORGET * found.right + right
+
+    def _since(self, began: float, made: Tensor) -> float:
+        if made.is_cuda:
+            torch.cuda.synchronize(made.device)
+        return self.clock() - began

@@ -1,0 +1,262 @@
+"""Infilling: blanks anywhere in a sequence, given everything around them.
+
+An any-order net does it exactly. A model that goes from left to right can't see what comes after
+a blank: clamping ignores it, sequential Monte Carlo weighs it afterwards.
+Shapes: T sequence length, n samples, N particles, L symbols in a row, E event shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from chainrule.core.config import bounded
+from chainrule.core.model import AnyOrder, MaskedModel, SequenceModel
+from chainrule.core.noise import Noise, Positions
+from chainrule.core.state import State
+from chainrule.decoding.strategy import Exactness
+from chainrule.decoding.verify import Verify, drain
+from chainrule.decoding.warps import Warps
+
+Method = Literal["exact", "clamp", "smc"]
+EXACTNESS: dict[Method, Exactness] = {
+    "exact": "distribution",
+    "clamp": "approximate",
+    "smc": "approximate",
+}
+ROWS = 64  # samples drawn at a time; more only cost memory
+_LAWS = 2**24  # probabilities at a time: a long known stretch is weighed in pieces
+
+
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """Samples of a sequence whose blanks were filled.
+
+    Args:
+        symbols: [n, T, *E], the known ones as they were given.
+        log_prob: float64 [n], in nats, of the blanks given the known symbols: exact, or estimated
+            (smc), or given only what precedes each blank (clamp).
+        effective_sample_size: of the particles that the samples are drawn from, 1 to N.
+        log_evidence: estimated log-probability of the known symbols, in nats.
+    """
+
+    symbols: Tensor
+    log_prob: Tensor
+    method: Method
+    effective_sample_size: float | None = None
+    log_evidence: float | None = None
+
+
+def infill(
+    model: SequenceModel,
+    x: Tensor,
+    known: Tensor,
+    method: Method | None = None,
+    n: int = 1,
+    *,
+    particles: int = 256,
+    seed: int = 0,
+    warp: Warps | None = None,
+) -> Filled:
+    """Fill the blanks of x [T, *E], where ``known`` [T] is False, n times.
+
+    Args:
+        method: None is exact, for models that can.
+        warp: the settings of one row, for ``exact`` and ``clamp``.
+
+    Raises:
+        ValueError: a model that can't do it in this way, or nothing to fill in.
+    """
+    if method == "smc":
+        if warp not in (None, Warps.of(1)):
+            raise ValueError(
+                "method smc draws from the model's own law given the known symbols: leave the "
+                "temperature and the filters as they are, or choose another method"
+            )
+        return smc(model, x, known, n, seed, particles)
+    net = model.masked
+    if method != "clamp" and net is None:
+        raise ValueError(
+            "this model goes from left to right and can't fill in blanks exactly, as it does not "
+            "see what follows them: choose the approximate method smc (weighs what follows) or "
+            "clamp (ignores it), or fit with --objective hybrid"
+        )
+    parts = []
+    for first in range(0, n, ROWS):
+        rows = range(first, min(n, first + ROWS))
+        if method == "clamp":
+            parts.append(clamp(model, x, known, rows, seed, warp))
+        else:
+            assert net is not None
+            parts.append(exact(net, x, known, rows, seed, warp))
+    symbols, log_prob = (torch.cat([getattr(p, k) for p in parts]) for k in ("symbols", "log_prob"))
+    return Filled(symbols, log_prob, parts[0].method)
+
+
+@torch.no_grad()
+def exact(
+    net: MaskedModel,
+    x: Tensor,
+    known: Tensor,
+    rows: Sequence[int],
+    seed: int,
+    warp: Warps | None = None,
+    order: Sequence[int] | None = None,
+) -> Filled:
+    """Samples of p(blanks | known) as the net has it when it fills in blank after blank.
+
+    Args:
+        rows: the numbers of the samples; each depends on the seed and its own number alone.
+        order: the places of the blanks as they are to be filled; by default, left to right.
+
+    Raises:
+        ValueError: an order that doesn't name every blank once.
+    """
+    blanks = _blanks(x, known)
+    order = blanks if order is None else list(order)
+    if sorted(order) != blanks:
+        raise ValueError("an order of blanks names each of them once, and no known place")
+    given: list[int] = torch.nonzero(known)[:, 0].tolist()
+    decoder = Verify(AnyOrder(net, given + order).to(x.device))
+    noise = Noise.seeded(seed, rows).to(x.device)
+    begun = decoder.start([x[given]] * len(rows), noise, None, _each(warp, len(rows)))
+    steps = list(drain(decoder, begun, [len(blanks)] * len(rows)))
+    symbols = x.repeat(len(rows), *[1] * x.ndim)
+    symbols[:, order] = torch.cat([s.symbols for s in steps], 1)
+    log_prob = torch.cat([s.log_prob for s in steps], 1).double().sum(1)
+    return Filled(symbols, log_prob, "exact")
+
+
+@torch.no_grad()
+def clamp(
+    model: SequenceModel,
+    x: Tensor,
+    known: Tensor,
+    rows: Sequence[int],
+    seed: int,
+    warp: Warps | None = None,
+) -> Filled:
+    """Left to right, known symbols put in as they come: approximate.
+
+    A blank is drawn given what precedes it alone; what follows has no say.
+    """
+    last = max(_blanks(x, known))
+    noise, warp = Noise.seeded(seed, rows).to(x.device), _each(warp, len(rows))
+    symbols = x.repeat(len(rows), *[1] * x.ndim)
+    log_prob = torch.zeros(len(rows), dtype=torch.float64, device=x.device)
+    state = model.start(len(rows))
+    for begin, end in _stretches(known):
+        if not known[begin]:
+            state, drawn, nats = _drawn(model, state, end - begin, noise, warp)
+            symbols[:, begin:end] = drawn
+            log_prob += nats
+        elif end <= last:
+            state = model.extend(state, symbols[:, begin:end])
+    return Filled(symbols, log_prob, "clamp")
+
+
+@torch.no_grad()
+def smc(
+    model: SequenceModel, x: Tensor, known: Tensor, n: int, seed: int, particles: int = 256
+) -> Filled:
+    """Sequential Monte Carlo (Doucet et al. 2001): approximate, exact with ever more particles.
+
+    The model proposes the blanks; known symbols weigh the particles by their probability. When
+    the effective sample size has fallen below half, particles are resampled (systematically).
+    The size reported is that of the first ancestors, 1/Σ (weight of all descendants)², as Lee &
+    Whiteley 2018 count them: resampling can't make it look better than it is.
+
+    Raises:
+        ValueError: ``particles`` out of bounds, or known symbols that no particle agrees with.
+    """
+    bounded("particles", particles, 1, 100_000)
+    first = min(_blanks(x, known))
+    noise, warp = Noise.seeded(seed, range(particles)).to(x.device), Warps.of(particles)
+    symbols = x.repeat(particles, *[1] * x.ndim)
+    log_prob = torch.zeros(particles, dtype=torch.float64, device=x.device)  # of all symbols
+    log_weight, ancestor = log_prob.clone(), torch.arange(particles, device=x.device)
+    state = model.start(1)  # up to the first blank, one stands for all
+    for begin, end in _stretches(known):
+        if known[begin]:
+            state, nats = _weighed(model, state, symbols[: len(state.lens), begin:end])
+            log_prob, log_weight = log_prob + nats, log_weight + nats
+            if bool((log_weight == -math.inf).all()):
+                raise ValueError(
+                    "no particle agrees with the known symbols: the model thinks them impossible; "
+                    "give more particles, or change what is known"
+                )
+            continue
+        if begin == first:
+            state = state.select([0] * particles)
+        if float(1 / (log_weight.softmax(0) ** 2).sum()) < particles / 2:
+            kept = _systematic(log_weight.softmax(0), particles, seed, begin)
+            state = state.select(kept)
+            symbols, log_prob, ancestor = symbols[kept], log_prob[kept], ancestor[kept]
+            log_weight = (log_weight.logsumexp(0) - math.log(particles)).repeat(particles)
+        state, symbols[:, begin:end], nats = _drawn(model, state, end - begin, noise, warp)
+        log_prob = log_prob + nats
+    evidence, weight = float(log_weight.logsumexp(0)) - math.log(particles), log_weight.softmax(0)
+    family = torch.zeros_like(weight).index_add_(0, ancestor, weight)
+    size = min(max(float(1 / (family**2).sum()), 1.0), float(particles))
+    drawn = _systematic(weight, n, seed, len(x))
+    return Filled(symbols[drawn], log_prob[drawn] - evidence, "smc", size, evidence)
+
+
+def _drawn(
+    model: SequenceModel, state: State, count: int, noise: Noise, warp: Warps
+) -> tuple[State, Tensor, Tensor]:
+    """Sample blanks: the state behind them, symbols [B, L, *E], their log-probability [B]."""
+    symbols, nats = [], []
+    for _ in range(count):
+        law = model.predict(state)[:, -1:]
+        symbols.append(warp(law).sample(noise.at(state.pos(1))))
+        nats.append(law.log_prob(symbols[-1]).double())
+        state = model.extend(state, symbols[-1])
+    return state, torch.cat(symbols, 1), torch.cat(nats, 1).sum(1)
+
+
+def _weighed(model: SequenceModel, state: State, x: Tensor) -> tuple[State, Tensor]:
+    """Consume known symbols [B, L, *E]: the state behind them, their log-probability [B]."""
+    nats = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for piece in x.split(max(1, _LAWS // (len(x) * (model.space.size or 1))), dim=1):
+        full = model.extend(state, piece, tail=piece.shape[1])
+        nats += model.predict(full)[:, :-1].log_prob(piece).double().sum(1)
+        state = full.trim()
+    return state, nats
+
+
+def _stretches(known: Tensor) -> Iterator[tuple[int, int]]:
+    """[begin, end) of the known and the blank stretches, by turns."""
+    borders = (torch.nonzero(known[1:] != known[:-1])[:, 0] + 1).tolist()
+    yield from zip([0, *borders], [*borders, len(known)], strict=True)
+
+
+def _systematic(weight: Tensor, count: int, seed: int, at: int) -> list[int]:
+    """``count`` indices by one uniform number: each as often as it weighs, to within one."""
+    u = Noise.seeded(seed, [0], "resample").at(Positions((at,), 1)).uniform().item()
+    ticks = (torch.arange(count, dtype=weight.dtype, device=weight.device) + u) / count
+    found: list[int] = torch.searchsorted(weight.cumsum(0), ticks).tolist()
+    return [min(i, len(weight) - 1) for i in found]
+
+
+def _blanks(x: Tensor, known: Tensor) -> list[int]:
+    """The places to fill in.
+
+    Raises:
+        ValueError: there is none, or ``known`` is of another length.
+    """
+    if known.shape != x.shape[:1]:
+        raise ValueError(f"{len(known)} places are known or not, and the sequence has {len(x)}")
+    blanks: list[int] = torch.nonzero(~known)[:, 0].tolist()
+    if not blanks:
+        raise ValueError("nothing to fill in: every symbol is known")
+    return blanks
+
+
+def _each(warp: Warps | None, rows: int) -> Warps:
+    return Warps.of(rows) if warp is None else warp.select([0] * rows)

@@ -1,0 +1,101 @@
+"""The shapes of a transformer: its config, and the recipes of both layouts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from chainrule.core.config import bounded
+from chainrule.core.space import Space
+
+Layout = Literal["llama", "gpt2"]
+SIZES = {"tiny": (2, 64, 2), "small": (4, 128, 4), "base": (6, 384, 6)}
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape of a transformer.
+
+    Args:
+        layout: llama (Touvron et al. 2023: RMSNorm, rotary positions, SwiGLU, grouped queries, no
+            biases) or gpt2 (Radford et al. 2019: LayerNorm, learned positions, GELU, biases).
+        hidden: width inside the feed-forward part.
+        context: how many inputs a prediction looks at, the start symbol included. Beyond it, llama
+            slides: the newest ``context - sinks`` and the first ``sinks`` inputs. gpt2 begins a
+            new block each ``context // 2`` symbols, with the other half of the context in it.
+        dropout: share of what is dropped from the embedding and from every branch, in training.
+        gelu: exact (none) or by a hyperbolic tangent, as OpenAI's weights want it; of gpt2.
+        tied: the embedding is the output weights too (Press & Wolf 2017).
+        ahead: extra heads were trained to guess so many symbols beyond the next; 0 for none.
+        masked: trained on blanks too: the same weights fill them in (``Transformer.masked``).
+
+    Raises:
+        ValueError: a size out of bounds, or sizes that don't fit each other.
+    """
+
+    space: Space
+    layout: Layout = "llama"
+    num_layers: int = 4
+    dim: int = 128
+    num_heads: int = 4
+    num_kv_heads: int = 4
+    hidden: int = 384
+    context: int = 256
+    sinks: int = 4
+    dropout: float = 0.0
+    tied: bool = False
+    gelu: Literal["none", "tanh"] = "none"
+    rope_base: float = 10000.0
+    epsilon: float = 1e-5
+    ahead: int = 0
+    masked: bool = False
+
+    def __post_init__(self) -> None:
+        if self.space.kind != "finite" or self.space.event_shape:
+            raise ValueError("a transformer models scalar symbols of a finite alphabet")
+        bounded("num_layers", self.num_layers, 1, 512)
+        bounded("dim", self.dim, 2, 65536)
+        bounded("num_heads", self.num_heads, 1, 4096)
+        bounded("num_kv_heads", self.num_kv_heads, 1, 4096)
+        bounded("hidden", self.hidden, 1, 2**20)
+        bounded("context", self.context, 2, 2**24)
+        bounded("sinks", self.sinks, 0, self.context - 1)
+        bounded("dropout", self.dropout, 0, 0.95)
+        bounded("rope_base", self.rope_base, 1, 1e12)
+        bounded("epsilon", self.epsilon, 1e-12, 1e-1)
+        bounded("ahead", self.ahead, 0, 64)
+        if self.num_heads > self.dim:
+            raise ValueError(
+                f"more heads ({self.num_heads}) than the width has room for: {self.dim}"
+            )
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
+            )
+        if self.layout == "gpt2" and self.num_kv_heads != self.num_heads:
+            raise ValueError("the gpt2 layout has as many key-value heads as heads")
+        if self.layout == "llama" and self.head_width % 2:
+            raise ValueError(f"rotary positions need an even head width, not {self.head_width}")
+
+    @property
+    def head_width(self) -> int:
+        """K."""
+        return self.dim // self.num_heads
+
+
+def transformer(space: Space, size: str = "small") -> TransformerConfig:
+    """The Llama layout."""
+    num_layers, dim, heads = SIZES[size]
+    return TransformerConfig(
+        space, "llama", num_layers, dim, heads, heads, hidden=-(-8 * dim // 3 // 32) * 32
+    )
+
+
+def gpt2(space: Space, size: str = "small") -> TransformerConfig:
+    """The GPT-2 layout, output tied to the embedding."""
+    num_layers, dim, heads = SIZES[size]
+    return TransformerConfig(
+        space, "gpt2", num_layers, dim, heads, heads, hidden=4 * dim, sinks=0, tied=True
+    )

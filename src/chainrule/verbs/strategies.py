@@ -1,0 +1,106 @@
+"""From a strategy's name to what decodes, and what auto chose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chainrule import registry
+from chainrule.artifact import Artifact, load_artifact
+from chainrule.core.decoder import Decoder
+from chainrule.core.model import SequenceModel
+from chainrule.decoding.auto import Auto, Choice
+from chainrule.decoding.strategy import Target
+from chainrule.decoding.verify import Verify
+
+BELONG = {  # setting -> the strategies that read it
+    "guesses": ("lookup", "draft", "heads", "jacobi", "hybrid", "block"),
+    "draft": ("draft", "auto"),
+    "iterations": ("parallel",),
+    "threshold": ("block",),
+}
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """A decoder, and what to call it once it has run."""
+
+    decoder: Decoder
+    name: str
+    choice: Choice | None = None
+
+    @property
+    def strategy(self) -> str:
+        """The strategy that made the symbols; what auto chose."""
+        return self.name if self.choice is None else self.choice.chosen
+
+    @property
+    def exactness(self) -> str:
+        """identical, distribution or approximate."""
+        return registry.STRATEGIES[self.strategy].exactness
+
+
+def check(strategy: str, settings: dict[str, Any]) -> None:
+    """Refuse a name that isn't there and settings that the strategy would not read.
+
+    Raises:
+        ValueError: saying which.
+    """
+    if strategy not in ("auto", *registry.STRATEGIES):
+        known = ", ".join(("auto", *registry.STRATEGIES))
+        raise ValueError(f"strategy {strategy!r} is not one of {known}")
+    for name, readers in BELONG.items():
+        if settings.get(name) is not None and strategy not in readers:
+            raise ValueError(f"{name} belongs to strategy {' or '.join(readers)}, not {strategy}")
+
+
+def decoding(
+    artifact: Artifact,
+    model: SequenceModel,
+    strategy: str,
+    rows: int,
+    length: int,
+    *,
+    greedy: bool = False,
+    draft: Any = None,
+    guesses: int | None = None,
+    iterations: int | None = None,
+    threshold: float | None = None,
+) -> Decoding:
+    """What decodes ``rows`` rows of ``model``, the artifact's own or a wrapper around it.
+
+    Args:
+        draft: a folder, an Artifact, or what ``load`` returns.
+
+    Raises:
+        ValueError: the artifact lacks what the strategy needs, or a draft with another codec.
+    """
+    helper = None if draft is None else _draft(artifact, draft)
+    target = Target(model, artifact.baseline, helper, guesses, length, iterations, threshold)
+    if strategy != "auto":
+        return Decoding(registry.STRATEGIES[strategy].decoder(target), strategy)
+    ways = {}
+    for name, kind in registry.STRATEGIES.items():
+        if kind.exactness == "identical":
+            try:
+                way = kind.decoder(target)
+            except ValueError:
+                continue  # it lacks what this one needs
+            if isinstance(way, Verify):
+                ways[name] = way
+    choice = artifact.choices.setdefault((rows.bit_length(), greedy, draft is None), Choice())
+    return Decoding(Auto(model, ways, choice, length), "auto", choice)
+
+
+def _draft(artifact: Artifact, draft: Any) -> SequenceModel:
+    if isinstance(draft, str | Path):
+        draft = load_artifact(draft)
+    other: Artifact = getattr(draft, "artifact", draft)
+    if other.codec.fingerprint() != artifact.codec.fingerprint():
+        raise ValueError(
+            f"draft {other.path}: its symbols ({other.codec.space.size:,} of codec "
+            f"{other.codec.name}) are not those of {artifact.path} ({artifact.codec.space.size:,} "
+            f"of codec {artifact.codec.name}): fit it on the same data with the same codec"
+        )
+    return other.model
