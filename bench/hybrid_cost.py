@@ -27,6 +27,7 @@ STEPS, SEEDS, ROUNDS, ROUND = 1500, (1, 2, 3), 7, 8
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "hybrid": {"objective": "hybrid"},
+    "hybrid, rate 1": {"objective": "hybrid", "rate": 1.0},
     "heads": {"ahead": 4},
 }
 
@@ -40,17 +41,31 @@ def main(data: Path | None) -> None:
     timed = {kind: prepared(data, kind, 0, ROUND * (ROUNDS + 1))[0] for kind in KINDS}
     times = interleaved({k: lambda t=t: _step_ms(t) for k, t in timed.items()}, ROUNDS)
     dearer = {k: ratios(times[k], times["plain"]) for k in KINDS}
-    nats: dict[str, list[float]] = {"plain": [], "hybrid": []}
+    nats: dict[str, dict[int, float]] = {kind: {} for kind in KINDS}
     for seed in SEEDS:
         for kind, found in nats.items():
+            if kind == "heads" or (kind == "hybrid, rate 1" and seed != SEEDS[0]):
+                continue
             steps = round(STEPS / dearer[kind]["median"])
-            found.append(learned(data, kind, seed, steps))
-            print(f"seed {seed}, {kind}: {steps} steps, {found[-1]:.4f} nats", flush=True)
-    cost = [b / a - 1 for a, b in zip(nats["plain"], nats["hybrid"], strict=True)]
-    rows = [[k, summary(times[k])["median"], dearer[k]["median"], *nats.get(k, [])] for k in KINDS]
-    table(["training", "ms a step", "of plain", *(f"nats, seed {s}" for s in SEEDS)], rows[:2])
-    table(["training", "ms a step", "of plain"], rows[2:])
-    print(f"hybrid costs {100 * summary(cost)['median']:.2f} % bits ({[f'{c:.4f}' for c in cost]})")
+            found[seed] = learned(data, kind, seed, steps)
+            print(f"seed {seed}, {kind}: {steps} steps, {found[seed]:.4f} nats", flush=True)
+    cost = {
+        kind: summary([100 * (n / nats["plain"][seed] - 1) for seed, n in found.items()])
+        for kind, found in nats.items()
+        if found
+    }
+    rows = [
+        [
+            kind,
+            summary(times[kind])["median"],
+            dearer[kind]["median"],
+            *(f"{nats[kind][s]:.4f}" if s in nats[kind] else "" for s in SEEDS),
+            f"{cost[kind]['median']:+.2f} %" if kind in cost else "",
+        ]
+        for kind in KINDS
+    ]
+    seeds = [f"nats, seed {s}" for s in SEEDS]
+    table(["training", "ms a step", "of plain", *seeds, "bits"], rows)
     save(
         "hybrid_cost",
         {
@@ -59,7 +74,7 @@ def main(data: Path | None) -> None:
             "ms_per_step": {k: summary(v) for k, v in times.items()},
             "step_of_plain": dearer,
             "nats": nats,
-            "cost": summary(cost),
+            "percent_of_bits": cost,
         },
     )
 

@@ -1,7 +1,7 @@
 """Every identical strategy beside ancestral sampling, in wall time; and auto beside the best.
 
 The small transformer on tiny Shakespeare, as ``fit --model transformer --size small --objective
-hybrid --ahead 4 --steps 4000`` makes it (kept in build/bench), through ``generate`` as a user
+hybrid --rate 0.5 --ahead 4 --steps 4000`` makes it (kept in build/bench), through ``generate`` as a user
 calls it: LENGTH symbols a row, prompts from the text itself, interleaved rounds. Part one: batch
 1, temperature 1 and greedy, on one thread and on two. Part two: ten settings, each fixed strategy
 at its own defaults; auto begins every round with nothing known ("cold"), or knows the last round.
@@ -50,7 +50,7 @@ def main(data: Path | None) -> None:
 def trained(data: Path) -> dict[str, Any]:
     """The runs, fitted where they are not there yet; the draft is a GRU of two minutes."""
     asked: dict[str, dict[str, Any]] = {
-        "transformer": {"steps": 4000, "objective": "hybrid", "ahead": 4},
+        "transformer": {"steps": 4000, "objective": "hybrid", "rate": 0.5, "ahead": 4},
         "lstm": {"steps": 400},
         "gru": {"steps": 400, "size": "tiny"},
     }

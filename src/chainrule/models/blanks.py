@@ -56,7 +56,7 @@ class MaskedTransformer(MaskedModel):
         unseen[length:, :length] = first[:, None] < pos  # input p holds the symbol at place p - 1
         unseen[length:, length:] = owner[:, None] != owner
         pos = torch.cat([pos, place + 1])
-        return model.law(self._run(inputs, pos, unseen.expand(len(x), -1, -1)))
+        return model.law(self._run(inputs, pos, unseen))
 
     def fill(self, state: State, x: Tensor, known: Tensor) -> Distribution:
         model = self.model

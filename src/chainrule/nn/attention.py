@@ -43,19 +43,19 @@ def explicit(x_BTD: Tensor) -> bool:
 def whole(q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, unseen: Tensor | None = None) -> Tensor:
     """Queries and keys of the same places: [B, H, T, K].
 
-    ``unseen`` bool [B, T, T] says which keys a query doesn't see; None: all later ones.
+    ``unseen`` bool [T, T] or [B, T, T]: the keys that a query doesn't see; None: later ones.
     """
     length, grouped = q_BHTK.shape[2], q_BHTK.shape[1] != k_BGTK.shape[1]
+    if unseen is not None and unseen.ndim == 3:
+        unseen = unseen[:, None]
     if not explicit(q_BHTK[:, 0]):
-        seen = None if unseen is None else ~unseen[:, None]
+        seen = None if unseen is None else ~unseen
         return F.scaled_dot_product_attention(
             q_BHTK, k_BGTK, v_BGTK, seen, is_causal=seen is None, enable_gqa=grouped
         )
     if unseen is None:
-        hidden = torch.ones(length, length, dtype=torch.bool, device=q_BHTK.device).triu(1)
-    else:
-        hidden = unseen[:, None]
-    return weights(q_BHTK, k_BGTK, hidden) @ _spread(v_BGTK, q_BHTK)
+        unseen = torch.ones(length, length, dtype=torch.bool, device=q_BHTK.device).triu(1)
+    return weights(q_BHTK, k_BGTK, unseen) @ _spread(v_BGTK, q_BHTK)
 
 
 def weights(

@@ -57,7 +57,7 @@ class Layer(nn.Module):
     def forward(self, x_BTD: Tensor, angles: Angles, unseen: Tensor | None = None) -> Tensor:
         """Attention over all of x, then the feed-forward part.
 
-        ``unseen`` bool [B, T, T] says which keys a query doesn't see; None: all later ones.
+        ``unseen`` bool [T, T] or [B, T, T]: the keys that a query doesn't see; None: later ones.
         """
         learns = torch.is_grad_enabled() and self.qkv.weight.requires_grad
         if not learns or not attention.explicit(x_BTD):
@@ -255,14 +255,15 @@ def _turn(x: Tensor, angles: Angles) -> None:
         x.mul_(torch.cat([cos, cos], -1)).addcmul_(swapped, torch.cat([-sin, sin], -1))
 
 
-def _softmax(q_BHTK: Tensor, k_BHTK: Tensor, unseen_BTT: Tensor | None) -> Tensor:
+def _softmax(q_BHTK: Tensor, k_BHTK: Tensor, unseen: Tensor | None) -> Tensor:
     """Attention weights [B·H, T, T], causal where nothing is said."""
     heads, length, width = q_BHTK.shape[1:]
-    if unseen_BTT is None:
+    if unseen is None:
         bias = q_BHTK.new_full((length, length), -torch.inf).triu_(1)
     else:
-        bias = q_BHTK.new_zeros(unseen_BTT.shape).masked_fill_(unseen_BTT, -torch.inf)
-        bias = bias.repeat_interleave(heads, 0)
+        bias = q_BHTK.new_zeros(unseen.shape).masked_fill_(unseen, -torch.inf)
+        if unseen.ndim == 3:
+            bias = bias.repeat_interleave(heads, 0)
     scores = torch.baddbmm(
         bias, q_BHTK.flatten(0, 1), k_BHTK.flatten(0, 1).transpose(1, 2), alpha=width**-0.5
     )

@@ -175,5 +175,5 @@ def choose_training(name: str, size: str, asked: Options) -> TrainConfig:
     usual["compile"] = asked.steps is None and seconds >= REPAID and compiling_pays()
     asked_for = {k: v for k, v in given.items() if v is not None}
     usual["threads"] = torch.get_num_threads()
-    usual["rate"] = {"nll": 0.0, "hybrid": 0.5}.get(asked.objective, 0.1)
+    usual["rate"] = {"nll": 0.0, "hybrid": 0.25}.get(asked.objective, 0.1)
     return TrainConfig(**{**usual, **asked_for}, accumulate=asked.accumulate, seed=asked.seed)

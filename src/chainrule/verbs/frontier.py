@@ -135,6 +135,9 @@ def _label(axes: Any, points: list[Point]) -> None:
             va="center",
             fontsize=9,
             color=COLOURS[p.exactness],
+            arrowprops={"arrowstyle": "-", "color": COLOURS[p.exactness], "lw": 0.8, "shrinkB": 4}
+            if abs(dy) > 20  # so far away that a line must say whose it is
+            else None,
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )
 
