@@ -1,9 +1,9 @@
 """Every identical strategy beside ancestral sampling, in wall time; and auto beside the best.
 
-The small transformer on tiny Shakespeare, as ``fit --model transformer --size small --objective
-hybrid --rate 0.5 --ahead 4 --steps 4000`` makes it (kept in build/bench), through ``generate`` as a user
-calls it: LENGTH symbols a row, prompts from the text itself, interleaved rounds. Part one: batch
-1, temperature 1 and greedy, on one thread and on two. Part two: ten settings, each fixed strategy
+The small transformer on tiny Shakespeare, as ``fit --model transformer --size small --steps 4000
+--objective hybrid --rate 0.5 --ahead 4`` makes it (kept in build/bench), through ``generate`` as a
+user calls it: LENGTH symbols a row, prompts from the text itself, interleaved rounds. Part one:
+batch 1, temperature 1 and greedy, one thread and two. Part two: ten settings, each fixed strategy
 at its own defaults; auto begins every round with nothing known ("cold"), or knows the last round.
 """
 

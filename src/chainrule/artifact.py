@@ -47,8 +47,9 @@ class Artifact:
 
     @property
     def kind(self) -> str:
-        """The registry name of the model's class."""
-        return registry.kind_of(self.model)
+        """The registry name of the model's class; of a wrapper, its own."""
+        known = type(self.model) in registry.MODELS.values()
+        return registry.kind_of(self.model) if known else type(self.model).__name__.lower()
 
     def save_config(self, folder: Path) -> None:
         """Write config.json and the codec's files."""

@@ -95,8 +95,29 @@ def test_positions_that_cost_as_symbols_leave_it_ancestral():
     auto.clock = Clock(target, lambda length: float(length))
     decoded(auto, 2, 100)
     assert auto.choice.chosen == "ancestral"
-    assert auto.choice.hopeless
-    assert "nothing was faster" in str(auto.choice)
+    assert {k for k, m in auto.choice.by_name.items() if m.turns} == {"ancestral"}
+    assert str(auto.choice) == "ancestral: guesses would not pay"
+
+
+def test_a_short_run_is_not_worth_a_trial_but_takes_what_is_known():
+    """Ways that wait for another trial don't keep a short run from the best one."""
+    target = model()
+    auto = Auto(target, ways(target), Choice(), 40)
+    auto.clock = Clock(target, lambda length: 1.0 + 0.6 * length)
+    decoded(auto, 1, 40)
+    assert {k for k, m in auto.choice.by_name.items() if m.turns} == {"ancestral"}
+    longer = Auto(target, ways(target), auto.choice, 4000)
+    longer.clock = auto.clock
+    decoded(longer, 1, 200)
+    best, choice = auto.choice.chosen, auto.choice
+    assert best != "ancestral"
+    for name, measured in choice.by_name.items():
+        measured.turns = 1 if name != "ancestral" else measured.turns
+    before = len(choice.by_name[best].seconds), choice.by_name["ancestral"].turns
+    again = Auto(target, ways(target), choice, 10)
+    again.clock = auto.clock
+    decoded(again, 1, 10)
+    assert choice.by_name["ancestral"].turns == before[1]
 
 
 def test_short_runs_are_not_measured():

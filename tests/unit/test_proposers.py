@@ -209,6 +209,22 @@ def test_an_ngram_draws_in_one_go_as_step_by_step(order):
     assert model.rollout(state, last, n, noise, Warps.of(rows, top_k=2)) is None
 
 
+@pytest.mark.skipif(engine.ngram_rollout is None, reason="installed without a compiler")
+@pytest.mark.parametrize("name", ["contexts", "grams", "values", "backoff"])
+@pytest.mark.parametrize("poison", [-(2**40), 2**62, 0])
+def test_tables_that_were_tampered_with_draw_something(name, poison):
+    """They come from a file: whatever is in them, nothing outside them is read or written."""
+    model = NGram(NGramConfig(SPACE, order=4))
+    model.estimate([Batch(symbols(SPACE, 4, 80, dice(3)), (80,) * 4)])
+    table = getattr(model, name)
+    table[torch.rand(table.shape, generator=dice(1)) < 0.3] = poison
+    rolled = model.rollout(
+        model.start(2), symbols(SPACE, 2, 1, dice()), 40, Noise.seeded(0, [0, 1]), Warps.of(2)
+    )
+    assert rolled is not None
+    assert 0 <= int(rolled[1].min()) <= int(rolled[1].max()) < 5
+
+
 def test_noise_of_rows_that_drift_apart_is_the_same():
     noise = Noise.seeded(3, [4, 9, 2])
     for starts in ((0, 0, 0), (1, 4, 2), (1, 9, 5), (30, 60, 3), (70, 65, 66)):

@@ -26,7 +26,8 @@ from chainrule.decoding.verify import Verify
 TURN = 3  # steps that every strategy is first given
 AGAIN = 32  # after so many steps, and each time twice as many, those not far behind get two more
 FAR = 0.6  # of the best rate
-LIKELY = 0.8  # an acceptance rate that few guesses reach
+LIKELY = 0.75  # an acceptance rate that good guesses reach
+LEAST = 32  # symbols below which nothing is measured at all
 MARGIN = 1.1  # a change must promise so much
 FORGET = 0.97  # of the guesses counted, at every step
 LATELY = 15  # steps whose median time counts: one that was disturbed doesn't
@@ -38,12 +39,15 @@ class Measured:
     """What a strategy did lately.
 
     ``seconds``: of a step, per place that it looked at; for a proposer, what every guess added to
-    one place alone. ``tried`` and ``right`` are guesses, and begin with a prior.
+    one place alone. ``tried`` and ``right`` are guesses, and begin with a prior. ``spent`` seconds
+    ``made`` so many symbols a row.
     """
 
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=LATELY))
     tried: float = 2.0
     right: float = 2.0 * 0.6
+    spent: float = 0.0
+    made: float = 0.0
     turns: int = 0
 
     @property
@@ -71,7 +75,7 @@ class Choice:
     chosen: str = "ancestral"
     guesses: int | None = None
     steps: int = 0
-    hopeless: bool = False
+    block: float | None = None  # seconds of a pass over a few symbols
 
     def cost(self, name: str) -> float:
         """Seconds a symbol of one row."""
@@ -79,15 +83,17 @@ class Choice:
         return alone if name == "ancestral" else self.by_name[name].best(alone)[0]
 
     def __str__(self) -> str:
-        if not self.by_name:
+        others = [m for name, m in self.by_name.items() if name != "ancestral" and m.made]
+        mine, plain = self.by_name.get(self.chosen), self.by_name.get("ancestral")
+        if mine is None or plain is None or not plain.made or not (others or self.block):
             return "ancestral: too short to measure"
         if self.chosen == "ancestral":
-            return "ancestral: nothing was faster"
-        mine, plain = self.cost(self.chosen), self.cost("ancestral")
+            return "ancestral: " + ("nothing was faster" if others else "guesses would not pay")
+        now, before = mine.spent / mine.made, plain.spent / plain.made
         many = "1 guess" if self.guesses == 1 else f"{self.guesses} guesses"
         return (
-            f"{self.chosen}, {many} a step: {1e3 * mine:.2f} ms a symbol, ancestral "
-            f"{1e3 * plain:.2f}: {plain / mine:.1f} times as fast"
+            f"{self.chosen}, {many} a step: {1e3 * now:.2f} ms a symbol, ancestral "
+            f"{1e3 * before:.2f}: {before / now:.1f} times as fast"
         )
 
 
@@ -96,21 +102,26 @@ class Memo:
     """All symbols of every row, so that any proposer can begin; and the one that is at it."""
 
     text: Grow
+    cond: Condition | None
     name: str | None = None
     inner: Any = None
 
     def select(self, rows: Sequence[int]) -> Memo:
         """The named rows, in that order."""
         text = self.text.select(torch.tensor(list(rows), dtype=torch.int64))
-        return Memo(text, self.name, None if self.inner is None else self.inner.select(rows))
+        cond = None if self.cond is None else self.cond.select(rows)
+        inner = None if self.inner is None else self.inner.select(rows)
+        return Memo(text, cond, self.name, inner)
 
     def concat(self, others: Sequence[Memo]) -> Memo:
         """All rows of all memos; where they differ, the proposer begins anew."""
         text = Grow.concat([m.text for m in (self, *others)])
+        conds = [m.cond for m in (self, *others) if m.cond is not None]
+        cond = Condition.concat(conds) if conds else None
         if any(m.name != self.name for m in others):
-            return Memo(text)
-        inner = self.inner
-        return Memo(text, self.name, inner and inner.concat([m.inner for m in others]))
+            return Memo(text, cond)
+        inner = None if self.inner is None else self.inner.concat([m.inner for m in others])
+        return Memo(text, cond, self.name, inner)
 
 
 class Auto:
@@ -126,9 +137,10 @@ class Auto:
         self, model: SequenceModel, ways: Mapping[str, Verify], choice: Choice, length: int
     ) -> None:
         self.model, self.ways, self.choice = model, dict(ways), choice
-        self.measures = length >= 16 * len(self.ways) or bool(choice.by_name)
+        self.length, self.measures = length, length >= LEAST or bool(choice.by_name)
         self.clock = time.perf_counter
 
+    @torch.no_grad()
     def start(
         self,
         prompt: Sequence[Tensor],
@@ -138,21 +150,21 @@ class Auto:
     ) -> tuple[Run, Chunk]:
         """Consume the prompts, of any lengths, and emit the first symbol."""
         run, chunk = self.ways["ancestral"].start(prompt, noise, cond, warp)
-        self.cond = cond
         lens = [len(p) for p in prompt]
         like = chunk.symbols.new_zeros(len(lens), max(lens) + 64, *chunk.symbols.shape[2:])
         for row, symbols in enumerate(prompt):
             like[row, : lens[row]] = symbols
         text = replace(Grow.empty(like, axis=1), lens=tuple(lens))
-        return replace(run, memo=Memo(text.push(chunk.symbols))), chunk
+        return replace(run, memo=Memo(text.push(chunk.symbols), cond)), chunk
 
+    @torch.no_grad()
     def step(self, run: Run) -> tuple[Run, Chunk]:
         """Emit one symbol or more in every row, by whatever is best, or next to be measured."""
         name = self._turn(run) if self.measures else "ancestral"
         way, memo = self.ways[name], run.memo
         fresh = memo.name != name
         if fresh:
-            memo = Memo(memo.text, name, self._begun(way, memo.text))
+            memo = replace(memo, name=name, inner=self._begun(way, memo))
         began = self.clock()
         after, chunk = way.step(replace(run, memo=memo.inner))
         seconds = self._since(began, chunk.symbols)
@@ -160,17 +172,17 @@ class Auto:
         text = memo.text.push(chunk.symbols).rewind([made - n for n in chunk.count], 0)
         if self.measures:
             self._note(name, seconds, chunk, fresh)
-        return replace(after, memo=Memo(text, name, after.memo)), chunk
+        return replace(after, memo=replace(memo, text=text, inner=after.memo)), chunk
 
-    def _begun(self, way: Verify, text: Grow) -> Any:
+    def _begun(self, way: Verify, memo: Memo) -> Any:
         """What the proposer of ``way`` would remember, had it made all this."""
         if way.proposer is None:
             return None
-        symbols, lens = text.read(), text.lens
+        symbols, lens = memo.text.read(), memo.text.lens
         before = [symbols[b, : n - 1] for b, n in enumerate(lens)]
         last = torch.stack([symbols[b, n - 1 : n] for b, n in enumerate(lens)])
         chunk = Chunk(last, [1] * len(lens), last.new_zeros(len(lens), 1, dtype=torch.float32))
-        return way.proposer.settle(way.proposer.start(before, self.cond), chunk)
+        return way.proposer.settle(way.proposer.start(before, memo.cond), chunk)
 
     # ---- measuring ----
 
@@ -179,21 +191,17 @@ class Auto:
         choice, found = self.choice, self.choice.by_name
         choice.steps += 1
         for name in self.ways:
-            if choice.hopeless:
-                break
             if found.setdefault(name, Measured()).turns < TURN:
-                first = name != "ancestral" and choice.steps == TURN + 1
-                choice.hopeless = first and self._hopeless(run)
-                if not choice.hopeless:
-                    return name
-        if choice.hopeless:
-            return "ancestral"
+                if name != "ancestral" and not self._worth(run):
+                    break
+                return name
         best = min(found, key=choice.cost)
         if choice.cost(best) * MARGIN < choice.cost(choice.chosen):
             choice.chosen = best
         if choice.steps >= AGAIN and choice.steps & (choice.steps - 1) == 0:
             for name, measured in found.items():
-                if choice.cost(best) > FAR * choice.cost(name) and name != choice.chosen:
+                near = choice.cost(best) > FAR * choice.cost(name)
+                if name != choice.chosen and (near or name == "ancestral"):
                     measured.turns = TURN - 2
         proposer: Any = self.ways[choice.chosen].proposer
         choice.guesses = None
@@ -202,25 +210,36 @@ class Auto:
             proposer.guesses = choice.guesses
         return choice.chosen
 
-    def _hopeless(self, run: Run) -> bool:
-        """Whether a block costs so much that no guesses are good enough."""
+    def _worth(self, run: Run) -> bool:
+        """Whether good guesses would save more time than it takes to try every way."""
         k, end = 4, self.model.space.max_len
-        if end is not None and end - max(run.state.lens) < k + 2:
-            return True
+        if self.choice.block is None:
+            if end is not None and end - max(run.state.lens) < k + 2:
+                return False
+            self.choice.block = min(self._block(run, k) for _ in range(2))
+        hoped = (1 - LIKELY ** (k + 1)) / (1 - LIKELY)
+        saved = self.choice.cost("ancestral") - self.choice.block / hoped
+        return self.length * saved > TURN * (len(self.ways) - 1) * self.choice.block
+
+    def _block(self, run: Run, k: int) -> float:
+        """Seconds of a pass over k symbols more than one."""
         block = run.last.repeat_interleave(k + 1, 1)
         began = self.clock()
         state = self.model.extend(run.state, block, tail=k)
         law = run.warp(self.model.predict(state))
-        x = law.sample(run.noise.at(state.pos(k + 1, back=k)))
-        hoped = (1 - LIKELY ** (k + 1)) / (1 - LIKELY)
-        return self._since(began, x) / hoped > self.choice.cost("ancestral")
+        return self._since(began, law.sample(run.noise.at(state.pos(k + 1, back=k))))
 
     def _note(self, name: str, seconds: float, chunk: Chunk, fresh: bool) -> None:
-        """Learn from one step; the time of one that first sets a proposer up doesn't count."""
+        """Learn from one step; the time of one that sets a proposer up, or of the first, doesn't
+        count."""
         found, places = self.choice.by_name[name], chunk.symbols.shape[1]
         found.turns += 1
+        if not fresh:
+            found.spent = FORGET * found.spent + seconds
+            found.made = FORGET * found.made + sum(chunk.count) / len(chunk.count)
         if self.ways[name].proposer is None:
-            found.seconds.append(seconds / places)
+            if not fresh:
+                found.seconds.append(seconds / places)
             return
         if not fresh and places > 1:
             found.seconds.append((seconds - self.choice.cost("ancestral")) / (places - 1))

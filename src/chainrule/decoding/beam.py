@@ -163,9 +163,12 @@ class _Beam:
         rules, first = self.rules, self.rows.start
         go_on: list[tuple[int, int]] = []
         wish = totals[first : self.rows.stop] - rules.diversity * chosen
-        # A row has one end symbol, so twice the size leaves enough that go on.
+        # A row has one end symbol, so twice the size leaves enough that go on; stops may be many.
+        enough = 2 * rules.size + len(known) if rules.stop is None else wish.numel()
         rank = 0
-        for i, symbol in _ranked(wish, 2 * rules.size + len(known)):
+        for i, symbol in _ranked(wish, enough):
+            if rank >= rules.size == len(go_on):
+                break
             row = first + i
             symbols = [*past[row], symbol]
             if symbols in known:

@@ -49,6 +49,7 @@ class Draft(Strategy):
     """Any model over the same Space drafts."""
 
     exactness = "identical"
+    reads = frozenset({"guesses", "draft"})
 
     def __init__(self, model: SequenceModel, guesses: int = GUESSES) -> None:
         self.model, self.guesses = model, guesses
@@ -62,7 +63,8 @@ class Draft(Strategy):
     def start(self, prompt: Sequence[Tensor], cond: Condition | None = None) -> Drafted:
         """Consume the prompts, under what the draft reads of the condition."""
         given = {} if cond is None else cond.given()
-        read = Condition(**{k: v for k, v in given.items() if k in self.model.reads})
+        reads = self.model.reads  # with ``source`` goes ``source_ok``
+        read = Condition(**{k: v for k, v in given.items() if k.partition("_")[0] in reads})
         return Drafted(consumed(self.model, prompt, read))
 
     def propose(self, run: Run) -> tuple[Tensor, Drafted]:

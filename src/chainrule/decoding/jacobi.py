@@ -34,7 +34,11 @@ class Iterate:
     def concat(self, others: Sequence[Iterate]) -> Iterate:
         """All rows of all memos."""
         guesses = [m.guess for m in (self, *others) if m.guess is not None]
-        return Iterate(torch.cat(guesses) if guesses else None)
+        if not guesses:
+            return Iterate(None)
+        most = max(g.shape[1] for g in guesses)  # runs may guess unlike many
+        wide = [torch.cat([g, *[g[:, -1:]] * (most - g.shape[1])], 1) for g in guesses]
+        return Iterate(torch.cat(wide))
 
 
 class Jacobi(Strategy):

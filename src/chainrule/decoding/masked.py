@@ -73,7 +73,7 @@ class Masked:
         ]
         run, chunk = _joined(groups, begun)
         for wanted, room in zip(self._wanted(run), self.net.rooms(run.state), strict=True):
-            if self.whole and wanted >= room:  # the block begins with the last symbol
+            if self.whole and 0 < wanted >= room:  # the block begins with the last symbol
                 raise ValueError(
                     f"a continuation of {wanted + 2:,} symbols in one go does not fit into the "
                     f"context, which has room for {room + 1:,} behind this prompt: make it "
@@ -131,6 +131,7 @@ class Parallel(Strategy):
     """
 
     exactness: ClassVar[Exactness] = "approximate"
+    reads: ClassVar[frozenset[str]] = frozenset({"iterations"})
 
     @staticmethod
     def decoder(target: Target) -> Masked:
@@ -148,6 +149,7 @@ class Block(Strategy):
     """
 
     exactness: ClassVar[Exactness] = "approximate"
+    reads: ClassVar[frozenset[str]] = frozenset({"guesses", "threshold"})
 
     @staticmethod
     def decoder(target: Target) -> Masked:

@@ -58,9 +58,13 @@ class Target:
 
 
 class Strategy(ABC):
-    """A way of picking symbols. A new one is one file and one line in the registry."""
+    """A way of picking symbols. A new one is one file and one line in the registry.
+
+    ``reads``: the fields of a Target, of those that a user can set, that it looks at.
+    """
 
     exactness: ClassVar[Exactness]
+    reads: ClassVar[frozenset[str]] = frozenset({"guesses"})
 
     @staticmethod
     @abstractmethod

@@ -112,6 +112,7 @@ class Ancestral(Strategy):
     """The definition: symbol after symbol, several in one go where the model can."""
 
     exactness = "identical"
+    reads = frozenset()
 
     @staticmethod
     def decoder(target: Target) -> Decoder:

@@ -42,8 +42,12 @@ class MaskedTransformer(MaskedModel):
         A copy is a run of places of x, seen both ways behind the causal prefix that precedes it;
         ``known`` bool [B, C] says of all copies, one after the other, what is given. In one pass,
         and what is causal never sees a copy.
+
+        Raises:
+            ValueError: x doesn't fit into the context.
         """
         model, device, length = self.model, x.device, x.shape[1]
+        self._check(length)
         place = torch.tensor([p for run in copies for p in run], device=device)
         owner = torch.tensor([i for i, run in enumerate(copies) for _ in run], device=device)
         first = torch.tensor([run.start for run in copies], device=device)[owner]
@@ -73,13 +77,17 @@ class MaskedTransformer(MaskedModel):
 
     def _hidden(self, x: Tensor, known: Tensor) -> Tensor:
         """What the head reads at the start symbol and at every place: [B, T + 1, D]."""
-        model, most = self.model, self.model.config.context - 1
-        if x.shape[1] > most:
-            raise ValueError(f"{x.shape[1]} symbols with blanks: the context has room for {most}")
+        self._check(x.shape[1])
+        model = self.model
         inputs = F.pad(x.masked_fill(~known, self.unknown), (1, 0), value=model.begin)
         both = F.pad(~_leading(known), (1, 0))
         pos = torch.arange(inputs.shape[1], device=x.device)
         return self._run(inputs, pos, (pos[:, None] < pos) & ~both[..., None])
+
+    def _check(self, length: int) -> None:
+        most = self.model.config.context - 1
+        if length > most:
+            raise ValueError(f"{length} symbols with blanks: the context has room for {most}")
 
     def _run(self, inputs: Tensor, pos: Tensor, unseen: Tensor) -> Tensor:
         model = self.model

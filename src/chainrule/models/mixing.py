@@ -126,7 +126,7 @@ class Guided(Mix):
         bounded("guidance", scale, 0, 100)
         if without not in model.reads:
             raise ValueError(f"{type(model).__name__} does not read the condition {without!r}")
-        self.scale, self.without, self.config = scale, without, model.config
+        self.scale, self.without = scale, without
 
     def conditions(self, cond: Condition | None, batch: int) -> list[Condition | None]:
         given = {} if cond is None else cond.given()

@@ -110,7 +110,7 @@ def ensemble(
     """
     artifacts = [_opened(run).artifact for run in runs]
     mixed = ensemble_of(artifacts, weights, product)
-    return Fitted(replace(artifacts[0], model=mixed))
+    return Fitted(replace(artifacts[0], model=mixed, results={}, path=None, choices={}))
 
 
 def next(run: Model, prefix: str, k: int = 5) -> list[tuple[str, float]]:

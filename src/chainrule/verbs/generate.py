@@ -125,8 +125,8 @@ def generate(
     Raises:
         ValueError: a setting out of bounds, or a prompt that the codec can't take.
     """
-    asked = _settings(settings)
-    _sizes(n, length)
+    asked = settings_of(settings)
+    check_sizes(n, length)
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if not prompts:
         raise ValueError("no prompt given: an empty one is written ''")
@@ -162,8 +162,8 @@ def stream(artifact: Artifact, prompt: str = "", length: int = 300, **settings: 
     Raises:
         ValueError: as ``generate``; settings are checked before the first piece is asked for.
     """
-    asked = _settings(settings)
-    _sizes(1, length)
+    asked = settings_of(settings)
+    check_sizes(1, length)
     x = torch.from_numpy(artifact.codec.encode(prompt).symbols.astype(np.int64))
     texts = [_Text(artifact, asked.stop)]
     how, steps = _begin(artifact, [x], [0], length, asked, texts)
@@ -199,7 +199,7 @@ def _batch(
     samples = []
     for row, (prompt, _, _) in enumerate(jobs):
         text = artifact.codec.decode(Encoded(np.array(symbols[row], dtype=np.int64)))
-        cut = _first(text, asked.stop)
+        cut = first_of(text, asked.stop)
         text = text if cut is None else text[:cut]
         samples.append(
             Sample(
@@ -281,21 +281,24 @@ def wrapped(artifact: Artifact, asked: Settings, at: Sequence[int], length: int)
         model = Bans(model, [codec.encode(b).symbols.tolist() for b in asked.ban])
     if asked.force:
         model = Forced(model, codec.encode(asked.force).symbols.tolist(), at)
-    schema = asked.schema
+    schema = read_json(Path(asked.schema)) if isinstance(asked.schema, str) else asked.schema
+    if schema is None and asked.schema is not None:
+        raise ValueError(f"{asked.schema}: null is no schema")
     if not (asked.regex is asked.choices is schema is None):
         model = constrained(
             model,
             codec.symbol_bytes(),
             regex=asked.regex,
             choices=asked.choices,
-            schema=read_json(Path(schema)) if isinstance(schema, str) else schema,
+            schema=schema,
             at=at,
             limit=length,
         )
     return model
 
 
-def _settings(given: dict[str, Any]) -> Settings:
+def settings_of(given: dict[str, Any]) -> Settings:
+    """Settings by name; raises ValueError for an unknown one."""
     known = Settings.__dataclass_fields__
     for name in given:
         if name not in known:
@@ -303,12 +306,13 @@ def _settings(given: dict[str, Any]) -> Settings:
     return Settings(**given)
 
 
-def _sizes(n: int, length: int) -> None:
+def check_sizes(n: int, length: int) -> None:
+    """Bound how much is asked for; raises ValueError."""
     bounded("n", n, 1, 100_000)
     bounded("length", length, 1, 10_000_000)
 
 
-def _first(text: str, stops: Sequence[str]) -> int | None:
+def first_of(text: str, stops: Sequence[str]) -> int | None:
     """Where the first stop string begins."""
     found = [at for at in (text.find(s) for s in stops) if at >= 0]
     return min(found, default=None)
@@ -327,7 +331,7 @@ class _Text:
         fresh = self.decoder.push(np.array(symbols, dtype=np.int64))
         begin = max(0, len(self.text) - longest)
         self.text += fresh
-        at = _first(self.text[begin:], self.stops)
+        at = first_of(self.text[begin:], self.stops)
         if at is not None:
             self.text, self.cut = self.text[: begin + at], True
         return self.cut

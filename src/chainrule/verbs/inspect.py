@@ -66,9 +66,10 @@ def inspect(artifact: Artifact) -> Card:
     )
     codec = next(name for name, cls in registry.CODECS.items() if type(artifact.codec) is cls)
     parameters = sum(t.numel() for t in artifact.model.state_dict().values())
+    config = {} if artifact.model.config is None else to_dict(artifact.model.config)
     return Card(
         path=None if path is None else str(path),
-        model={"kind": artifact.kind, **to_dict(artifact.model.config)},
+        model={"kind": artifact.kind, **config},
         parameters=parameters,
         codec=codec,
         alphabet=artifact.codec.space.size or 0,

@@ -22,10 +22,10 @@ from chainrule.verbs.generate import (
     ROWS,
     Sample,
     Settings,
-    _first,
-    _settings,
-    _sizes,
+    check_sizes,
+    first_of,
     generate,
+    settings_of,
     wrapped,
 )
 
@@ -56,8 +56,8 @@ def beam_search(
         ValueError: a setting out of bounds or without a meaning here, or a prompt that the codec
             can't take.
     """
-    asked = _settings(settings)
-    _sizes(n, length)
+    asked = settings_of(settings)
+    check_sizes(n, length)
     for name in DRAWING:
         if getattr(asked, name) != Settings.__dataclass_fields__[name].default:
             raise ValueError(f"{name} says how symbols are drawn, and beam search draws none")
@@ -180,7 +180,7 @@ def _sample(
     artifact: Artifact, prompt: str, found: Hypothesis, label: str, asked: Settings
 ) -> Sample:
     text = artifact.codec.decode(Encoded(np.array(found.symbols, dtype=np.int64)))
-    text = text[: _first(text, asked.stop)]
+    text = text[: first_of(text, asked.stop)]
     return Sample(
         text=prompt + text,
         continuation=text,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from chainrule import registry
 from chainrule.artifact import Artifact, load_artifact
 from chainrule.core.decoder import Decoder
@@ -14,12 +16,7 @@ from chainrule.decoding.auto import Auto, Choice
 from chainrule.decoding.strategy import Target
 from chainrule.decoding.verify import Verify
 
-BELONG = {  # setting -> the strategies that read it
-    "guesses": ("lookup", "draft", "heads", "jacobi", "hybrid", "block"),
-    "draft": ("draft", "auto"),
-    "iterations": ("parallel",),
-    "threshold": ("block",),
-}
+SETTINGS = ("guesses", "draft", "iterations", "threshold")
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,10 @@ def check(strategy: str, settings: dict[str, Any]) -> None:
     if strategy not in ("auto", *registry.STRATEGIES):
         known = ", ".join(("auto", *registry.STRATEGIES))
         raise ValueError(f"strategy {strategy!r} is not one of {known}")
-    for name, readers in BELONG.items():
+    for name in SETTINGS:
+        readers = [k for k, kind in registry.STRATEGIES.items() if name in kind.reads]
+        if name == "draft":
+            readers.append("auto")
         if settings.get(name) is not None and strategy not in readers:
             raise ValueError(f"{name} belongs to strategy {' or '.join(readers)}, not {strategy}")
 
@@ -76,8 +76,11 @@ def decoding(
     Raises:
         ValueError: the artifact lacks what the strategy needs, or a draft with another codec.
     """
-    helper = None if draft is None else _draft(artifact, draft)
-    target = Target(model, artifact.baseline, helper, guesses, length, iterations, threshold)
+    device = next((p.device for p in artifact.model.parameters()), torch.device("cpu"))
+    drafted = None if draft is None else _draft(artifact, draft)
+    helper = None if drafted is None else drafted.model
+    table, other = (None if m is None else m.to(device) for m in (artifact.baseline, helper))
+    target = Target(model, table, other, guesses, length, iterations, threshold)
     if strategy != "auto":
         return Decoding(registry.STRATEGIES[strategy].decoder(target), strategy)
     ways = {}
@@ -89,11 +92,13 @@ def decoding(
                 continue  # it lacks what this one needs
             if isinstance(way, Verify):
                 ways[name] = way
-    choice = artifact.choices.setdefault((rows.bit_length(), greedy, draft is None), Choice())
+    wrappers = tuple(type(m).__name__ for m in model.modules() if isinstance(m, SequenceModel))
+    like = rows.bit_length(), greedy, wrappers, drafted and str(drafted.path)
+    choice = artifact.choices.setdefault(like, Choice())
     return Decoding(Auto(model, ways, choice, length), "auto", choice)
 
 
-def _draft(artifact: Artifact, draft: Any) -> SequenceModel:
+def _draft(artifact: Artifact, draft: Any) -> Artifact:
     if isinstance(draft, str | Path):
         draft = load_artifact(draft)
     other: Artifact = getattr(draft, "artifact", draft)
@@ -103,4 +108,4 @@ def _draft(artifact: Artifact, draft: Any) -> SequenceModel:
             f"{other.codec.name}) are not those of {artifact.path} ({artifact.codec.space.size:,} "
             f"of codec {artifact.codec.name}): fit it on the same data with the same codec"
         )
-    return other.model
+    return other

@@ -41,7 +41,8 @@ void chainrule_ngram_rollout(const ChainruleTables& t, const std::int64_t* past,
       for (std::int64_t k = 1; k < t.order && context[k] >= 0; ++k) {
         const std::int64_t first = context[k] * size;
         const std::int64_t* gram = std::lower_bound(t.grams, t.grams + t.num_grams, first);
-        for (; gram < t.grams + t.num_grams && *gram < first + size; ++gram) {
+        const std::int64_t* end = t.grams + t.num_grams;
+        for (; gram < end && first <= *gram && *gram < first + size; ++gram) {  // trust no order
           p[*gram - first] += t.values[gram - t.grams] * weight[k];
         }
       }
