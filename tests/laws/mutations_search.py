@@ -1,9 +1,10 @@
-"""Ways to break search and mixing; see mutations.py."""
+"""Ways to break search, mixing and constraints; see mutations.py."""
 
 from __future__ import annotations
 
 from tests.laws.mutations import DECODING, Mutant
 
+CONSTRAINTS = "src/chainrule/models/constraints.py"
 SEARCHED, BEAM = "markov or label-gru or sliding", DECODING + "beam.py"
 
 SEARCH = [
@@ -62,5 +63,26 @@ SEARCH = [
         "each + share.log()",
         "each",
         "ensemble",
+    ),
+    Mutant(
+        "a constraint that reads the first symbol it only waits for",
+        CONSTRAINTS,
+        "max(0, -int(now.max()))",
+        "max(1, -int(now.max()))",
+        "constrained",
+    ),
+    Mutant(
+        "a constraint that forgets how it got here",
+        CONSTRAINTS,
+        "old.push(torch.stack(new[1:], 1), kept)",
+        "old.push(torch.stack(new[1:], 1) * 0, kept)",
+        "constrained",
+    ),
+    Mutant(
+        "a constraint that counts from the newest symbol",
+        CONSTRAINTS,
+        "state.pos(state.tail + 1, back=state.tail)",
+        "state.pos(state.tail + 1)",
+        "constrained",
     ),
 ]

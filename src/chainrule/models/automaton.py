@@ -15,9 +15,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from chainrule.models.regex import Alt, Chars, Ranges, Repeat, Seq, Tree
+from chainrule.models.regex import Alt, Chars, Join, Ranges, Repeat, Seq, Tree
 
 MOST = 50_000  # states; beyond that an expression is refused
+WORK = 1_000_000  # steps on the way there: a second or two
 DEAD = -1  # no text can be completed any more
 
 
@@ -33,7 +34,7 @@ def automaton(tree: Tree) -> Automaton:
     """The texts of a tree, byte by byte.
 
     Raises:
-        ValueError: more than ``MOST`` states.
+        ValueError: more than ``MOST`` states, or more than ``WORK`` steps to find them.
     """
     moves, accepts, intervals = _deterministic(tree)
     classes = 1 + max((k for _, _, k in intervals), default=0)
@@ -58,7 +59,9 @@ def automaton(tree: Tree) -> Automaton:
     return Automaton(np.array(rows, np.int32), accepting)
 
 
-_TOO_LARGE = f"it takes an automaton of more than {MOST:,} states: repeat less"
+_TOO_LARGE = (
+    f"it takes an automaton of more than {MOST:,} states, or too long to make one: repeat less"
+)
 
 
 class _Arcs:
@@ -67,6 +70,7 @@ class _Arcs:
     def __init__(self) -> None:
         self.over: list[list[tuple[Ranges, int]]] = []
         self.free: list[list[int]] = []
+        self.work = 0
 
     def node(self) -> int:
         if len(self.over) > 4 * MOST:
@@ -75,8 +79,14 @@ class _Arcs:
         self.free.append([])
         return len(self.over) - 1
 
+    def spend(self, steps: int) -> None:
+        self.work += steps
+        if self.work > WORK:
+            raise ValueError(_TOO_LARGE)
+
     def add(self, tree: Tree, at: int) -> int:
         """Lay a tree from one node; the node where it ends."""
+        self.spend(1)
         match tree:
             case Chars(ranges):
                 end = self.node()
@@ -93,19 +103,38 @@ class _Arcs:
                     self.free[at].append(begin)
                     self.free[self.add(part, begin)].append(end)
                 return end
-            case Repeat(part, least, most):
-                for _ in range(least):
-                    at = self.add(part, at)
-                end = self.node()
-                self.free[at].append(end)
-                if most is None:
-                    self.free[self.add(part, end)].append(end)
-                else:
-                    for _ in range(most - least):
-                        at = self.add(part, at)
-                        self.free[at].append(end)
-                return end
+            case Repeat():
+                return self.repeat(tree, at)
+            case Join(parts, between):
+                none, some = at, self.node()  # of the parts so far are here
+                for part, must in parts:
+                    begin, neither, after = self.node(), self.node(), self.node()
+                    self.free[none].append(begin)
+                    self.free[self.add(between, some)].append(begin)
+                    self.free[self.add(part, begin)].append(after)
+                    if not must:
+                        self.free[some].append(after)
+                        self.free[none].append(neither)
+                    none, some = neither, after
+                self.free[none].append(some)
+                return some
         raise AssertionError("anchors are gone by now")
+
+    def repeat(self, tree: Repeat, at: int) -> int:
+        """The same for a repeat; one without end leads back to its last copy."""
+        end = self.node()
+        if not tree.least:
+            self.free[at].append(end)
+        begin = at
+        for n in range(max(tree.least, 1) if tree.most is None else tree.most):
+            begin = self.node()
+            self.free[self.add(tree.between, at) if n else at].append(begin)
+            at = self.add(tree.part, begin)
+            if n + 1 >= tree.least:
+                self.free[at].append(end)
+        if tree.most is None:
+            self.free[self.add(tree.between, at)].append(begin)
+        return end
 
     def reach(self, nodes: Iterable[int]) -> frozenset[int]:
         """These nodes and all that free arcs lead to."""
@@ -115,6 +144,7 @@ class _Arcs:
                 if node not in found:
                     found.add(node)
                     todo.append(node)
+        self.spend(len(found))
         return frozenset(found)
 
 
@@ -134,6 +164,7 @@ def _deterministic(
         to: dict[int, set[int]] = defaultdict(set)
         for node in state:
             for ranges, target in arcs.over[node]:
+                arcs.spend(len(classes_of[ranges]))
                 for k in classes_of[ranges]:
                     to[k].add(target)
         move = {}

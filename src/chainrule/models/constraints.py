@@ -5,8 +5,8 @@ Shapes: B rows, L symbols in this call, R undoable tail, V alphabet size, S stat
 
 from __future__ import annotations
 
+import json
 import math
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +25,7 @@ from chainrule.models.schema import schema_tree
 from chainrule.models.wrappers import Wrapper
 
 LARGEST = 2**26  # entries of a table
+BLOCK = 2**20  # of them that are made at a time
 FAR = 2**30  # more symbols than anybody makes
 IMPROBABLE = -1e30  # nats; what the model rules out, where nothing else may come
 
@@ -136,29 +137,40 @@ def constrained(
         ValueError: not exactly one constraint, one that is invalid or unsupported, or one that
             this alphabet and this limit can't meet.
     """
-    given = [regex is not None, choices is not None, schema is not None]
-    if sum(given) != 1:
+    every = {"regex": regex, "choices": choices, "schema": schema}
+    given = {kind: value for kind, value in every.items() if value is not None}
+    if len(given) != 1:
         raise ValueError("one constraint at a time: a regular expression, choices or a schema")
     if model.space.eos is None:
         raise ValueError("constraints need a model with an end symbol")
     pieces = tuple(symbol_bytes)
     assert len(pieces) == model.space.size, "one entry a symbol"
-    if regex is not None:
-        what, tree = f"regular expression {regex!r}", parse(regex)
-    elif choices is not None:
-        what, tree = "choices", _choices(choices, pieces)
-    else:
-        assert schema is not None
-        what, tree = "schema", schema_tree(schema)
+    ((kind, value),) = given.items()
     try:
-        table = symbol_table(tree, pieces, model.space.eos)
-    except ValueError as error:
-        raise ValueError(f"{what}: {error}") from None
+        table = _table(kind, json.dumps(value), pieces, model.space.eos)
+    except RecursionError:
+        raise ValueError(f"{kind}: nested too deeply") from None
+    except TypeError as error:  # not JSON
+        raise ValueError(f"{kind}: {error}") from None
     return Constrained(model, table, at, limit)
 
 
-def _choices(choices: Sequence[str], pieces: tuple[bytes, ...]) -> Tree:
-    if isinstance(choices, str) or not choices or any(not c for c in choices):
+@lru_cache(maxsize=4)
+def _table(kind: str, given: str, pieces: tuple[bytes, ...], eos: int) -> Table:
+    """The table of a constraint written as JSON."""
+    value, what = json.loads(given), kind
+    if kind == "regex":
+        what, tree = f"regular expression {value!r}", parse(value)
+    else:
+        tree = schema_tree(value) if kind == "schema" else _choices(value, pieces)
+    try:
+        return symbol_table(tree, pieces, eos)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+
+
+def _choices(choices: list[str], pieces: tuple[bytes, ...]) -> Tree:
+    if not isinstance(choices, list) or not choices or "" in choices:
         raise ValueError("choices are one text or more, none of them empty")
     tree = Alt(tuple(literal(c) for c in choices))
     known = set(pieces)
@@ -175,7 +187,6 @@ def _choices(choices: Sequence[str], pieces: tuple[bytes, ...]) -> Tree:
     return tree
 
 
-@lru_cache(maxsize=4)
 def symbol_table(tree: Tree, pieces: tuple[bytes, ...], eos: int) -> Table:
     """What each symbol does to the automaton of a tree.
 
@@ -209,40 +220,46 @@ def _over_symbols(
     for symbol, piece in enumerate(pieces):
         data[: len(piece), symbol] = np.frombuffer(piece, np.uint8)[:longest]
     some = np.flatnonzero(lengths)
-    number, order, rows = {0: 0}, [0], []
-    for state in order:  # grows while it is gone through
+    number = np.full(len(by_byte.move) + 1, DEAD, np.int32)  # its last entry is that of DEAD
+    number[0], order, done = 0, np.zeros(1, np.int64), 0
+    rows: list[NDArray[np.int32]] = []
+    while done < len(order):
         if len(order) * len(pieces) > LARGEST:
             raise ValueError("it is too large for an alphabet of this size: repeat less")
-        row = np.full(len(pieces), DEAD, np.int32)
-        alive, at = some, np.full(len(some), state)
+        states = order[done : done + max(1, BLOCK // len(pieces))]
+        done += len(states)
+        row = np.full((len(states), len(pieces)), DEAD, np.int32)
+        place = (np.arange(len(states))[:, None] * len(pieces) + some).ravel()  # in row
+        at = np.repeat(states, len(some))
         for k in range(longest):
-            at = by_byte.move[at, data[k, alive]]
-            alive, at = alive[at != DEAD], at[at != DEAD]
-            done = lengths[alive] == k + 1
-            row[alive[done]] = at[done]
-            alive, at = alive[~done], at[~done]
-        for target in np.unique(row[row != DEAD]).tolist():
-            if target not in number:
-                number[target] = len(order)
-                order.append(target)
+            at = by_byte.move[at, data[k, place % len(pieces)]]
+            place, at = place[at != DEAD], at[at != DEAD]
+            whole = lengths[place % len(pieces)] == k + 1
+            row.flat[place[whole]] = at[whole]
+            place, at = place[~whole], at[~whole]
+        targets = np.unique(row[row != DEAD])
+        fresh = targets[number[targets] == DEAD]
+        number[fresh] = np.arange(len(order), len(order) + len(fresh))
+        order = np.concatenate([order, fresh])
         rows.append(row)
-    renamed = np.full(len(by_byte.move) + 1, DEAD, np.int32)  # its last entry is that of DEAD
-    renamed[order] = np.arange(len(order), dtype=np.int32)
-    return renamed[np.stack(rows)], by_byte.accepts[order]
+    return number[np.concatenate(rows)], by_byte.accepts[order]
 
 
 def _fewest(move: NDArray[np.int32], accepts: NDArray[np.bool_]) -> NDArray[np.int32]:
     """The fewest symbols from each state to an accepting one, breadth first; FAR for none."""
-    into: list[list[int]] = [[] for _ in move]
-    for state, row in enumerate(move):
-        for target in np.unique(row[row != DEAD]).tolist():
-            into[target].append(state)
+    states, block = len(move), max(1, BLOCK // move.shape[1])
+    arcs = []
+    for first in range(0, states, block):
+        rows, columns = np.nonzero(move[first : first + block] != DEAD)
+        arcs.append(np.unique(move[first + rows, columns].astype(np.int64) * states + first + rows))
+    targets, sources = np.divmod(np.sort(np.concatenate(arcs)), states)
+    begins = np.searchsorted(targets, np.arange(states + 1))
     fewest = np.where(accepts, 0, FAR).astype(np.int32)
-    todo = deque(np.flatnonzero(accepts).tolist())
-    while todo:
-        target = todo.popleft()
-        for state in into[target]:
-            if fewest[state] == FAR:
-                fewest[state] = fewest[target] + 1
-                todo.append(state)
+    found = np.flatnonzero(accepts)
+    while len(found):
+        near = [sources[begins[t] : begins[t + 1]] for t in found]
+        step = fewest[found[0]] + 1
+        found = np.unique(np.concatenate(near))
+        found = found[fewest[found] == FAR]
+        fewest[found] = step
     return fewest

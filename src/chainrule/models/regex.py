@@ -43,11 +43,20 @@ class Alt:
 
 @dataclass(frozen=True)
 class Repeat:
-    """A part so many times; ``most`` None is without end."""
+    """A part so many times, with ``between`` between them; ``most`` None is without end."""
 
     part: Tree
     least: int
     most: int | None
+    between: Tree = Seq(())
+
+
+@dataclass(frozen=True)
+class Join:
+    """Parts in this order with ``between`` between them; those that needn't be may be missing."""
+
+    parts: tuple[tuple[Tree, bool], ...]
+    between: Tree
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ class Anchor:
     end: bool
 
 
-Tree = Chars | Seq | Alt | Repeat | Anchor
+Tree = Chars | Seq | Alt | Repeat | Join | Anchor
 
 
 def literal(text: str) -> Tree:

@@ -1,38 +1,40 @@
 """JSON schemas as trees of regular expressions: every text of the tree is JSON that conforms.
 
 The converse doesn't hold. Of what a schema allows, the tree has: one line with at most a space
-behind a comma or colon; declared properties, the required ones first; numbers of 15 digits;
-scalars where nothing is said; strings without \\u escapes. What it couldn't keep is refused.
+behind a comma or colon; declared properties in their order; numbers of 15 digits, with bounds
+up to a whole one; scalars where nothing is said; strings without \\u escapes. What it couldn't
+keep is refused.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from typing import Any
 
-from chainrule.models.regex import Alt, Ranges, Repeat, Seq, Tree, literal, parse, within
+from chainrule.models.regex import Alt, Join, Ranges, Repeat, Seq, Tree, literal, parse, within
 
 ANNOTATIONS = {
     *("title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"),
     *("$comment", "$schema", "$id", "$defs", "definitions"),
 }
+BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 KEYWORDS = {
     "object": {"properties", "required", "additionalProperties"},
     "array": {"items", "minItems", "maxItems"},
     "string": {"minLength", "maxLength", "pattern"},
-    "integer": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
-    "number": {"minimum"},
+    "integer": BOUNDS,
+    "number": BOUNDS,
     "boolean": set(),
     "null": set(),
 }
 SCALARS = ("string", "number", "boolean", "null")
+DEPTH = 50  # levels of schemas within schemas
 _LARGEST = 10**15 - 1
 _PLAIN: Ranges = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x10FFFF))  # what needs no escape
 _CHARACTER = parse(r'[^"\\\x00-\x1f]|\\["\\/bfnrt]')
-_NUMBER = parse(r"(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?([eE][+-]?[0-9]{1,2})?")
-_COMMA, _COLON, _MINUS = parse(", ?"), parse(": ?"), parse("-?")
+_NUMBER = parse(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?([eE][+-]?[0-9]{1,2})?")
+_COMMA, _COLON = parse(", ?"), parse(": ?")
 
 
 def schema_tree(schema: dict[str, Any] | bool) -> Tree:
@@ -50,13 +52,18 @@ def schema_tree(schema: dict[str, Any] | bool) -> Tree:
             "a JSON schema needs jsonschema: pip install 'chainrule[constrain]'"
         ) from None
     try:
+        _json(schema)
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
         raise ValueError(f"schema: at {error.json_path}: {_line(error.message)}") from None
-    try:
-        return _Builder(schema, Draft202012Validator(schema)).tree(schema, "$", ())
-    except (RecursionError, OverflowError):
-        raise ValueError("schema: nested too deeply, or a bound that is infinite") from None
+    except (TypeError, ValueError) as error:  # NaN, the infinite, and what isn't JSON at all
+        raise ValueError(f"schema: {_line(str(error))}") from None
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    return _Builder(schema, Draft202012Validator(schema)).tree(schema, "$", ())
+
+
+_TOO_DEEP = f"schema: nested too deeply, in more than {DEPTH} levels"
 
 
 def _json(value: Any) -> str:
@@ -70,9 +77,19 @@ def _line(message: str) -> str:
 class _Builder:
     def __init__(self, root: Any, validator: Any) -> None:
         self.root, self.validator = root, validator
+        self.referred: dict[str, Tree] = {}
+        self.depth = 0
 
     def tree(self, schema: Any, place: str, refs: tuple[str, ...]) -> Tree:
         """The texts of one schema; ``refs`` are the references that led to it."""
+        self.depth += 1
+        if self.depth > DEPTH:
+            raise ValueError(_TOO_DEEP)
+        tree = self._tree(schema, place, refs)
+        self.depth -= 1
+        return tree
+
+    def _tree(self, schema: Any, place: str, refs: tuple[str, ...]) -> Tree:
         if schema is False:
             raise ValueError(f"schema: at {place}: nothing conforms to false")
         schema = {} if schema is True else schema
@@ -104,15 +121,18 @@ class _Builder:
     def _reference(self, ref: str, place: str, refs: tuple[str, ...]) -> Tree:
         if ref in refs:
             raise ValueError(f"schema: at {place}: {ref} refers to itself, which has no end")
-        target = self.root
-        try:
-            if not ref.startswith("#"):
-                raise KeyError
-            for part in ref[1:].split("/")[1:]:
-                target = target[part.replace("~1", "/").replace("~0", "~")]
-        except (KeyError, TypeError):
-            raise ValueError(f"schema: at {place}: there is no {ref} in this schema") from None
-        return self.tree(target, ref, (*refs, ref))
+        if not f"{ref}/".startswith("#/"):
+            raise ValueError(f"schema: at {place}: {ref} can't be kept: refer to #/$defs/...")
+        if ref not in self.referred:
+            target = self.root
+            try:
+                for part in ref.split("/")[1:]:
+                    name = part.replace("~1", "/").replace("~0", "~")
+                    target = target[int(name) if isinstance(target, list) else name]
+            except (LookupError, TypeError, ValueError):
+                raise ValueError(f"schema: at {place}: there is no {ref} in this schema") from None
+            self.referred[ref] = self.tree(target, ref, (*refs, ref))
+        return self.referred[ref]
 
     def _object(self, schema: Any, place: str, refs: tuple[str, ...]) -> Tree:
         others = schema.get("additionalProperties", True)
@@ -126,21 +146,21 @@ class _Builder:
         if not properties:
             name = self._string({}, place, refs)
             value = self.tree(others, f"{place}.additionalProperties", refs)
-            return _list("{", Seq((name, _COLON, value)), 0, None, "}")
+            member = Seq((name, _COLON, value))
+            return Seq((literal("{"), Repeat(member, 0, None, _COMMA), literal("}")))
         each = []
         for name, inner in properties.items():
             value = self.tree(inner, f"{place}.properties.{name}", refs)
             key = literal(_json(name))
             each.append((Seq((key, _COLON, value)), name in required))
-        each.sort(key=lambda member: not member[1])
-        return Seq((literal("{"), _members(each), literal("}")))
+        return Seq((literal("{"), Join(tuple(each), _COMMA), literal("}")))
 
     def _array(self, schema: Any, place: str, refs: tuple[str, ...]) -> Tree:
         least, most = _counts(schema, "minItems", "maxItems", place)
         if most == 0:
             return literal("[]")
         item = self.tree(schema.get("items", True), f"{place}.items", refs)
-        return _list("[", item, least, most, "]")
+        return Seq((literal("["), Repeat(item, least, most, _COMMA), literal("]")))
 
     def _string(self, schema: Any, place: str, refs: tuple[str, ...]) -> Tree:
         least, most = _counts(schema, "minLength", "maxLength", place)
@@ -157,27 +177,16 @@ class _Builder:
         return Seq((literal('"'), inner, literal('"')))
 
     def _integer(self, schema: Any, place: str, refs: tuple[str, ...]) -> Tree:
-        low = max(
-            math.ceil(schema.get("minimum", -_LARGEST)),
-            math.floor(schema.get("exclusiveMinimum", -_LARGEST - 1)) + 1,
-        )
-        high = min(
-            math.floor(schema.get("maximum", _LARGEST)),
-            math.ceil(schema.get("exclusiveMaximum", _LARGEST + 1)) - 1,
-        )
-        if low > high:
-            raise ValueError(f"schema: at {place}: no integer of at most 15 digits is in bounds")
-        parts = []
-        if low < 0:
-            parts.append("-(" + _between(max(1, -high), -low) + ")")
-        if high >= 0:
-            parts.append(_between(max(0, low), high))
-        return parse("|".join(parts))
+        low, high = _bounds(schema, place)
+        negative = f"-({_between(max(1, -high), -low)})" if low < 0 else ""
+        return _either(negative, _between(max(0, low), high) if high >= 0 else "")
 
     def _number(self, schema: Any, place: str, refs: tuple[str, ...]) -> Tree:
-        if schema.get("minimum", 0) != 0:
-            raise ValueError(f"schema: at {place}: a number can only have the minimum 0")
-        return _NUMBER if "minimum" in schema else Seq((_MINUS, _NUMBER))
+        if not BOUNDS & schema.keys():
+            return _NUMBER
+        low, high = _bounds(schema, place)
+        negative = f"-({_real(max(0, -high), -low)})" if low < 0 else ""
+        return _either(negative, _real(max(0, low), high) if high >= 0 else "")
 
     def _boolean(self, schema: Any, place: str, refs: tuple[str, ...]) -> Tree:
         return parse("true|false")
@@ -189,7 +198,8 @@ class _Builder:
 def _known(schema: dict[str, Any], keywords: set[str], place: str) -> None:
     for name in schema:
         if name not in keywords and name not in ANNOTATIONS:
-            also = f" beside {', '.join(sorted(keywords & schema.keys()))}" if keywords else ""
+            others = ", ".join(sorted(keywords & schema.keys()))
+            also = f" beside {others}" if others else ""
             raise ValueError(f"schema: at {place}: {name!r} can't be kept{also}: leave it out")
 
 
@@ -200,18 +210,31 @@ def _counts(schema: Any, least: str, most: str, place: str) -> tuple[int, int | 
     return low, None if high is None else int(high)
 
 
-def _list(begin: str, item: Tree, least: int, most: int | None, end: str) -> Tree:
-    """Items with commas between them."""
-    more = Repeat(Seq((_COMMA, item)), max(0, least - 1), None if most is None else most - 1)
-    inner: Tree = Seq((item, more))
-    return Seq((literal(begin), inner if least else Repeat(inner, 0, 1), literal(end)))
+def _bounds(schema: Any, place: str) -> tuple[int, int]:
+    """The least and the largest whole number in bounds."""
+    low = max(
+        math.ceil(schema.get("minimum", -_LARGEST)),
+        math.floor(schema.get("exclusiveMinimum", -_LARGEST - 1)) + 1,
+        -_LARGEST,
+    )
+    high = min(
+        math.floor(schema.get("maximum", _LARGEST)),
+        math.ceil(schema.get("exclusiveMaximum", _LARGEST + 1)) - 1,
+        _LARGEST,
+    )
+    if low > high:
+        raise ValueError(f"schema: at {place}: no whole number of at most 15 digits is in bounds")
+    return low, high
 
 
-def _members(each: Sequence[tuple[Tree, bool]]) -> Tree:
-    """Members in order, with commas between them; those not required, the last, may be missing."""
-    rest = [Repeat(Seq((_COMMA, member)), int(must), 1) for member, must in each]
-    starts = [Seq((member, *rest[i + 1 :])) for i, (member, _) in enumerate(each)]
-    return starts[0] if each[0][1] else Alt((*starts, Seq(())))
+def _either(*regexes: str) -> Tree:
+    return parse("|".join(filter(None, regexes)))
+
+
+def _real(low: int, high: int) -> str:
+    """The numbers 0 ≤ low … high, with up to 15 digits behind the point."""
+    below = f"({_between(low, high - 1)})(\\.[0-9]{{1,15}})?|" if low < high else ""
+    return f"{below}{high}"
 
 
 def _between(low: int, high: int) -> str:
