@@ -113,11 +113,11 @@ def test_a_short_run_is_not_worth_a_trial_but_takes_what_is_known():
     assert best != "ancestral"
     for name, measured in choice.by_name.items():
         measured.turns = 1 if name != "ancestral" else measured.turns
-    before = len(choice.by_name[best].seconds), choice.by_name["ancestral"].turns
+    before = choice.by_name["ancestral"].turns
     again = Auto(target, ways(target), choice, 10)
     again.clock = auto.clock
     decoded(again, 1, 10)
-    assert choice.by_name["ancestral"].turns == before[1]
+    assert choice.by_name["ancestral"].turns == before
 
 
 def test_short_runs_are_not_measured():
@@ -145,30 +145,50 @@ def test_a_way_that_slows_down_is_left():
     target = model()
     auto = Auto(target, ways(model()) | {"ancestral": Verify(target)}, Choice(), 4000)
     auto.ways = {k: Verify(target, w.proposer) for k, w in auto.ways.items()}
-    clock = Clock(target, lambda length: 1.0)
-    auto.clock = clock
+    auto.clock = clock = Clock(target, lambda length: 1.0)
+    draft, late = auto.ways["draft"].proposer, False
+    assert isinstance(draft, Draft)
+    propose = draft.propose
+
+    def slower(run):
+        clock.now += 100.0 * late
+        return propose(run)
+
+    draft.propose = slower  # type: ignore[method-assign]
     prompts = list(symbols(SPACE, 1, 2, dice(1)))
     run, chunk = auto.start(prompts, Noise.seeded(0, [0]), None, Warps.of(1))
-    out, turned = chunk.symbols[0, : chunk.count[0]].tolist(), False
-    while len(out) < 600:
-        turned = turned or len(out) > 150
-        if turned and auto.choice.chosen == "draft":
-            clock.now += 0  # time is added below, to draft's steps alone
-            began, auto.clock = auto.clock, lambda state={"calls": 0}: _slow(clock, state)
-            run, chunk = auto.step(run)
-            auto.clock = began
-        else:
-            run, chunk = auto.step(run)
+    out, before = chunk.symbols[0, : chunk.count[0]].tolist(), ""
+    while len(out) < 1800:
+        if len(out) > 150 and not late:
+            late, before = True, auto.choice.chosen
+        run, chunk = auto.step(run)
         out += chunk.symbols[0, : chunk.count[0]].tolist()
+    assert before == "draft"
     assert auto.choice.chosen != "draft"
-    plain = Auto(target, {"ancestral": Verify(target)}, Choice(), 600)
-    assert out[:600] == decoded(plain, 1, 600)[0]
+    plain = Auto(target, {"ancestral": Verify(target)}, Choice(), 1800)
+    assert out[:1800] == decoded(plain, 1, 1800)[0]
 
 
-def _slow(clock: Clock, state: dict[str, int]) -> float:
-    """A clock whose second reading is far behind its first."""
-    state["calls"] += 1
-    return clock.now + 100.0 * (state["calls"] - 1)
+def test_when_most_rows_have_ended_the_times_are_measured_anew():
+    """A batch pays for every guess, one row for none: what guesses are worth is remembered."""
+    target, clock = model(), [0.0]
+    auto = Auto(target, ways(target), Choice(), 400)
+    auto.clock = lambda: clock[0]
+    extend = target.extend
+
+    def timed(state, x, tail=0):
+        clock[0] += 1 if len(x) == 1 else 1 + 10 * (x.shape[1] - 1)
+        return extend(state, x, tail)
+
+    target.__dict__["extend"] = timed
+    prompts = list(symbols(SPACE, 8, 2, dice(1)))
+    begun = auto.start(prompts, Noise.seeded(0, range(8)), None, Warps.of(8))
+    seen = []
+    for emitted in drain(auto, begun, [60] * 7 + [400]):
+        seen.append((len(emitted.rows), auto.choice.chosen))
+    assert {name for rows, name in seen if rows > 4} == {"ancestral"}
+    assert seen[-1][1] != "ancestral"
+    assert auto.choice.rows == 1
 
 
 def test_rows_join_between_any_two_measurements():

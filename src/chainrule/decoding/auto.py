@@ -7,7 +7,6 @@ by that but time. Shapes: B rows, L symbols of a step, E event shape.
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -24,13 +23,14 @@ from chainrule.core.state import Grow
 from chainrule.decoding.verify import Verify
 
 TURN = 3  # steps that every strategy is first given
-AGAIN = 32  # after so many steps, and each time twice as many, those not far behind get two more
+AGAIN, LATER = 40, 500  # steps: then those not far behind get two more; again by LATER at most
 FAR = 0.6  # of the best rate
 LIKELY = 0.75  # an acceptance rate that good guesses reach
 LEAST = 32  # symbols below which nothing is measured at all
 MARGIN = 1.1  # a change must promise so much
-FORGET = 0.97  # of the guesses counted, at every step
-LATELY = 15  # steps whose median time counts: one that was disturbed doesn't
+FORGET = 0.99  # of the guesses counted, at every step
+DEAR = 0.02  # of a pass over one place: what one more costs at the least
+ALIKE = 0.75  # of the rows: so many cost about as much
 MOST = 12  # guesses a step
 
 
@@ -38,49 +38,57 @@ MOST = 12  # guesses a step
 class Measured:
     """What a strategy did lately.
 
-    ``seconds``: of a step, per place that it looked at; for a proposer, what every guess added to
-    one place alone. ``tried`` and ``right`` are guesses, and begin with a prior. ``spent`` seconds
-    ``made`` so many symbols a row.
+    ``guesses``: what one added to the time of a step, over the time of a step without any; and of
+    how many there were. ``tried`` and ``right`` begin with a prior. ``spent`` seconds ``made`` so
+    many symbols a row.
     """
 
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=LATELY))
+    guesses: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=3))
     tried: float = 2.0
     right: float = 2.0 * 0.6
     spent: float = 0.0
     made: float = 0.0
     turns: int = 0
 
-    @property
-    def cost(self) -> float:
-        """The median of ``seconds``; never was a guess for nothing."""
-        return max(1e-9, statistics.median(self.seconds)) if self.seconds else math.inf
+    def best(self) -> tuple[float, int]:
+        """(time a symbol of one row, guesses a step) where guesses are as many as pay.
 
-    def best(self, alone: float) -> tuple[float, int]:
-        """(seconds a symbol of one row, guesses a step) where guesses are as many as pay.
-
-        A row gets 1 + r + r² + … + r^k symbols of k guesses of which a share r is right.
+        A row gets 1 + r + r² + … + r^k symbols of k guesses of which a share r is right. A
+        quarter of the time that guesses added is taken to be the same for any number of them.
         """
+        if not self.guesses:
+            return math.inf, 1
         found, hoped, share = (math.inf, 1), 1.0, self.right / self.tried
+        each, many = sorted(self.guesses)[(len(self.guesses) - 1) // 2]
         for k in range(1, MOST + 1):
             hoped += share**k
-            found = min(found, ((alone + k * self.cost) / hoped, k))
+            found = min(found, ((1 + max(each, DEAR) * (many + 3 * k) / 4) / hoped, k))
         return found
 
 
 @dataclass
 class Choice:
-    """What was measured for one batch size, and what follows from it."""
+    """What was measured for about so many rows, and what follows from it."""
 
     by_name: dict[str, Measured] = field(default_factory=dict)
     chosen: str = "ancestral"
     guesses: int | None = None
     steps: int = 0
+    again: int = AGAIN  # the step at which to measure anew
+    alone: deque[float] = field(default_factory=lambda: deque(maxlen=2))  # seconds of a symbol
     block: float | None = None  # seconds of a pass over a few symbols
+    rows: int = 0
+
+    def forget(self, rows: int) -> None:
+        """Begin anew with the times, which depend on the rows, unlike what guesses are worth."""
+        self.rows, self.steps, self.again, self.block = rows, 0, AGAIN, None
+        for measured in self.by_name.values():
+            measured.guesses.clear()
+            measured.turns = 0
 
     def cost(self, name: str) -> float:
-        """Seconds a symbol of one row."""
-        alone = self.by_name["ancestral"].cost
-        return alone if name == "ancestral" else self.by_name[name].best(alone)[0]
+        """Time a symbol of one row; 1 is ancestral's."""
+        return 1.0 if name == "ancestral" else self.by_name[name].best()[0]
 
     def __str__(self) -> str:
         others = [m for name, m in self.by_name.items() if name != "ancestral" and m.made]
@@ -138,6 +146,7 @@ class Auto:
     ) -> None:
         self.model, self.ways, self.choice = model, dict(ways), choice
         self.length, self.measures = length, length >= LEAST or bool(choice.by_name)
+        self.left = float(length)
         self.clock = time.perf_counter
 
     @torch.no_grad()
@@ -160,7 +169,8 @@ class Auto:
     @torch.no_grad()
     def step(self, run: Run) -> tuple[Run, Chunk]:
         """Emit one symbol or more in every row, by whatever is best, or next to be measured."""
-        name = self._turn(run) if self.measures else "ancestral"
+        steady = self.measures and self._steady(len(run.state.lens))
+        name = self._turn(run) if steady else self.choice.chosen
         way, memo = self.ways[name], run.memo
         fresh = memo.name != name
         if fresh:
@@ -170,7 +180,8 @@ class Auto:
         seconds = self._since(began, chunk.symbols)
         made = chunk.symbols.shape[1]
         text = memo.text.push(chunk.symbols).rewind([made - n for n in chunk.count], 0)
-        if self.measures:
+        self.left -= sum(chunk.count) / len(chunk.count)
+        if steady:
             self._note(name, seconds, chunk, fresh)
         return replace(after, memo=replace(memo, text=text, inner=after.memo)), chunk
 
@@ -186,6 +197,13 @@ class Auto:
 
     # ---- measuring ----
 
+    def _steady(self, rows: int) -> bool:
+        """Whether so many rows cost what was measured, or it is worth measuring anew."""
+        before = self.choice.rows
+        if before < ALIKE * rows or (2 * rows < before and self.left >= LEAST):
+            self.choice.forget(rows)
+        return rows >= ALIKE * self.choice.rows
+
     def _turn(self, run: Run) -> str:
         """Whose step this is."""
         choice, found = self.choice, self.choice.by_name
@@ -198,15 +216,15 @@ class Auto:
         best = min(found, key=choice.cost)
         if choice.cost(best) * MARGIN < choice.cost(choice.chosen):
             choice.chosen = best
-        if choice.steps >= AGAIN and choice.steps & (choice.steps - 1) == 0:
+        if choice.steps >= choice.again:
+            choice.again += min(2 * choice.again, LATER)
             for name, measured in found.items():
-                near = choice.cost(best) > FAR * choice.cost(name)
-                if name != choice.chosen and (near or name == "ancestral"):
+                if name == "ancestral" or choice.cost(best) > FAR * choice.cost(name):
                     measured.turns = TURN - 2
         proposer: Any = self.ways[choice.chosen].proposer
         choice.guesses = None
         if proposer is not None:
-            choice.guesses = found[choice.chosen].best(found["ancestral"].cost)[1]
+            choice.guesses = found[choice.chosen].best()[1]
             proposer.guesses = choice.guesses
         return choice.chosen
 
@@ -218,8 +236,8 @@ class Auto:
                 return False
             self.choice.block = min(self._block(run, k) for _ in range(2))
         hoped = (1 - LIKELY ** (k + 1)) / (1 - LIKELY)
-        saved = self.choice.cost("ancestral") - self.choice.block / hoped
-        return self.length * saved > TURN * (len(self.ways) - 1) * self.choice.block
+        saved = min(self.choice.alone) - self.choice.block / hoped
+        return self.left * saved > TURN * (len(self.ways) - 1) * self.choice.block
 
     def _block(self, run: Run, k: int) -> float:
         """Seconds of a pass over k symbols more than one."""
@@ -231,20 +249,21 @@ class Auto:
 
     def _note(self, name: str, seconds: float, chunk: Chunk, fresh: bool) -> None:
         """Learn from one step; the time of one that sets a proposer up, or of the first, doesn't
-        count."""
-        found, places = self.choice.by_name[name], chunk.symbols.shape[1]
+        count. Costs are compared within a round of trials: they grow with the text."""
+        choice, found = self.choice, self.choice.by_name[name]
+        trial, guesses = found.turns < TURN, chunk.symbols.shape[1] - 1
         found.turns += 1
         if not fresh:
             found.spent = FORGET * found.spent + seconds
             found.made = FORGET * found.made + sum(chunk.count) / len(chunk.count)
         if self.ways[name].proposer is None:
-            if not fresh:
-                found.seconds.append(seconds / places)
+            if trial and (choice.alone or not fresh):
+                choice.alone.append(seconds / (guesses + 1))
             return
-        if not fresh and places > 1:
-            found.seconds.append((seconds - self.choice.cost("ancestral")) / (places - 1))
+        if trial and not fresh and guesses:
+            found.guesses.append(((seconds / min(choice.alone) - 1) / guesses, guesses))
         right = sum(chunk.count) - len(chunk.count)
-        tried = sum(min(count, places - 1) for count in chunk.count)
+        tried = sum(min(count, guesses) for count in chunk.count)
         found.tried, found.right = FORGET * found.tried + tried, FORGET * found.right + right
 
     def _since(self, began: float, made: Tensor) -> float:
