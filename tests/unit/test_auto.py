@@ -131,7 +131,7 @@ def test_what_was_measured_serves_the_next_run():
     target, choice = model(), Choice()
     auto = Auto(target, ways(target), choice, 400)
     auto.clock = Clock(target, lambda length: 1.0 + 0.01 * length)
-    decoded(auto, 1, 200)
+    decoded(auto, 1, 150)
     turns = {k: m.turns for k, m in choice.by_name.items()}
     again = Auto(target, ways(target), choice, 10)
     assert again.measures

@@ -22,9 +22,9 @@ from chainrule.core.noise import Noise
 from chainrule.core.state import Grow
 from chainrule.decoding.verify import Verify
 
-TURN = 3  # steps that every strategy is first given
-AGAIN, LATER = 40, 500  # steps: then those not far behind get two more; again by LATER at most
-FAR = 0.6  # of the best rate
+TURN = 3  # steps that every strategy is first given; another TURN later
+AGAIN, LATER = 40, 500  # steps: then those not far behind get a turn; again by LATER at most
+FAR = 0.7  # of the best rate
 LIKELY = 0.75  # an acceptance rate that good guesses reach
 LEAST = 32  # symbols below which nothing is measured at all
 MARGIN = 1.1  # a change must promise so much
@@ -44,8 +44,8 @@ class Measured:
     """
 
     guesses: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=3))
-    tried: float = 2.0
-    right: float = 2.0 * 0.6
+    tried: float = 4.0
+    right: float = 4.0 * 0.6
     spent: float = 0.0
     made: float = 0.0
     turns: int = 0
@@ -220,7 +220,7 @@ class Auto:
             choice.again += min(2 * choice.again, LATER)
             for name, measured in found.items():
                 if name == "ancestral" or choice.cost(best) > FAR * choice.cost(name):
-                    measured.turns = TURN - 2
+                    measured.turns = 1 if name == "ancestral" else -1
         proposer: Any = self.ways[choice.chosen].proposer
         choice.guesses = None
         if proposer is not None:
