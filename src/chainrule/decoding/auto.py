@@ -22,12 +22,13 @@ from chainrule.core.noise import Noise
 from chainrule.core.state import Grow
 from chainrule.decoding.verify import Verify
 
-TURN = 3  # steps that every strategy is first given; another TURN later
+TURN = 2  # steps that every strategy is first given; one more at a later turn
+OFTEN = 4  # steps between two decisions
 AGAIN, LATER = 40, 500  # steps: then those not far behind get a turn; again by LATER at most
 FAR = 0.7  # of the best rate
 LIKELY = 0.75  # an acceptance rate that good guesses reach
 LEAST = 32  # symbols below which nothing is measured at all
-MARGIN = 1.1  # a change must promise so much
+MARGIN = 1.05  # a change must promise so much
 FORGET = 0.99  # of the guesses counted, at every step
 DEAR = 0.02  # of a pass over one place: what one more costs at the least
 ALIKE = 0.75  # of the rows: so many cost about as much
@@ -147,6 +148,7 @@ class Auto:
         self.model, self.ways, self.choice = model, dict(ways), choice
         self.length, self.measures = length, length >= LEAST or bool(choice.by_name)
         self.left = float(length)
+        self._set_guesses()
         self.clock = time.perf_counter
 
     @torch.no_grad()
@@ -213,6 +215,8 @@ class Auto:
                 if name != "ancestral" and not self._worth(run):
                     break
                 return name
+        if choice.steps % OFTEN:
+            return choice.chosen
         best = min(found, key=choice.cost)
         if choice.cost(best) * MARGIN < choice.cost(choice.chosen):
             choice.chosen = best
@@ -221,12 +225,14 @@ class Auto:
             for name, measured in found.items():
                 if name == "ancestral" or choice.cost(best) > FAR * choice.cost(name):
                     measured.turns = 1 if name == "ancestral" else -1
-        proposer: Any = self.ways[choice.chosen].proposer
-        choice.guesses = None
-        if proposer is not None:
-            choice.guesses = found[choice.chosen].best()[1]
-            proposer.guesses = choice.guesses
+        choice.guesses = None if choice.chosen == "ancestral" else found[choice.chosen].best()[1]
+        self._set_guesses()
         return choice.chosen
+
+    def _set_guesses(self) -> None:
+        proposer: Any = self.ways[self.choice.chosen].proposer
+        if proposer is not None:
+            proposer.guesses = self.choice.guesses
 
     def _worth(self, run: Run) -> bool:
         """Whether good guesses would save more time than it takes to try every way."""
@@ -248,8 +254,8 @@ class Auto:
         return self._since(began, law.sample(run.noise.at(state.pos(k + 1, back=k))))
 
     def _note(self, name: str, seconds: float, chunk: Chunk, fresh: bool) -> None:
-        """Learn from one step; the time of one that sets a proposer up, or of the first, doesn't
-        count. Costs are compared within a round of trials: they grow with the text."""
+        """Learn from one step. Costs are compared within a round of trials: they grow with the
+        text."""
         choice, found = self.choice, self.choice.by_name[name]
         trial, guesses = found.turns < TURN, chunk.symbols.shape[1] - 1
         found.turns += 1
@@ -257,10 +263,10 @@ class Auto:
             found.spent = FORGET * found.spent + seconds
             found.made = FORGET * found.made + sum(chunk.count) / len(chunk.count)
         if self.ways[name].proposer is None:
-            if trial and (choice.alone or not fresh):
+            if trial:
                 choice.alone.append(seconds / (guesses + 1))
             return
-        if trial and not fresh and guesses:
+        if trial and guesses:
             found.guesses.append(((seconds / min(choice.alone) - 1) / guesses, guesses))
         right = sum(chunk.count) - len(chunk.count)
         tried = sum(min(count, guesses) for count in chunk.count)
