@@ -6,7 +6,7 @@ A new entry is tested by being listed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from chainrule.core.model import AnyOrder, Condition, SequenceModel
 from chainrule.core.objective import Batch
 from chainrule.core.space import Space
+from chainrule.engine.reference import Reference
 from chainrule.models.constraints import constrained
 from chainrule.models.mixing import Ensemble, Guided
 from chainrule.models.transformer import Transformer, TransformerConfig
@@ -123,6 +124,16 @@ def _recipe(name: str) -> SequenceModel:
     return model
 
 
+def lowered(entry: Entry) -> Entry:
+    """Its twin: the same weights under the Program that the model lowers to."""
+
+    def build() -> SequenceModel:
+        model = entry.model()
+        return Reference(model, model.lower(), dtype=torch.float64)
+
+    return replace(entry, name=f"{entry.name}-lowered", build=build, registered=False)
+
+
 TEST_ONLY = [
     Entry("markov", partial(Markov, SIZE)),
     Entry("label-gru", partial(LabelGRU, SIZE, LABELS), _label),
@@ -147,4 +158,7 @@ TEST_ONLY = [
     Entry("blank-blocks", partial(_transformer, layout="gpt2", context=12, sinks=0, masked=True)),
     Entry("blocks", partial(_transformer, layout="gpt2", context=3, sinks=0, tied=True)),
 ]
-ENTRIES = TEST_ONLY + [Entry(name, partial(_recipe, name), registered=True) for name in RECIPES]
+LISTED = TEST_ONLY + [Entry(name, partial(_recipe, name), registered=True) for name in RECIPES]
+# Every kind of state that a Program has; law 14 holds for all that lower.
+TWINS = ("seq2seq", "sliding", "blocks", "lstm")
+ENTRIES = LISTED + [lowered(entry) for entry in LISTED if entry.name in TWINS]

@@ -20,13 +20,14 @@ from queue import SimpleQueue
 
 from tests.laws.mutations import LOOP, NOISE, STATE, Mutant
 from tests.laws.mutations_attention import ATTENDING
+from tests.laws.mutations_engine import LOWERED
 from tests.laws.mutations_masked import MASKED
 from tests.laws.mutations_models import MODEL, TEST_ONLY
 from tests.laws.mutations_search import SEARCH
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS, LIMIT_S = 2, 240
-MUTANTS = [*NOISE, *STATE, *MODEL, *ATTENDING, *LOOP, *MASKED, *SEARCH, *TEST_ONLY]
+MUTANTS = [*NOISE, *STATE, *MODEL, *ATTENDING, *LOOP, *MASKED, *SEARCH, *LOWERED, *TEST_ONLY]
 COPIED = ["src", "tests", "pyproject.toml"]
 # An editable installation's finder would lead back to the working tree.
 RUN = (
@@ -44,6 +45,7 @@ FILES = [
     "tests/laws/test_search.py",
     "tests/laws/test_training.py",
     "tests/laws/test_masked.py",
+    "tests/laws/test_engine.py",
 ]
 
 

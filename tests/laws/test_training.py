@@ -1,4 +1,4 @@
-"""Laws 11 to 14: forward, gradients, round trips and the compiled step."""
+"""Laws 11 to 13: forward, gradients and round trips."""
 
 from __future__ import annotations
 
@@ -121,11 +121,3 @@ def test_13_round_trip(entry: Entry, tmp_path: Path):
     known = dataclasses.fields(model.config)[-1].name
     with pytest.raises(ValueError, match=f"did you mean '{known}'"):
         from_dict(type(model).Config, {**data, known + "s": 1})
-
-
-def test_14_engine_is_torch(entry: Entry):
-    """A model that lowers its step runs the same in the compiled engine."""
-    model = entry.model()
-    if model.lower() is None:
-        pytest.skip("it runs in torch only")
-    raise AssertionError("the first model that lowers brings this law with it")

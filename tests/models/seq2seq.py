@@ -14,6 +14,7 @@ from chainrule.core.distributions import Categorical
 from chainrule.core.model import Condition, SequenceModel
 from chainrule.core.space import Space
 from chainrule.core.state import Fixed, Grow, State, Window
+from chainrule.engine import program as p
 
 
 class Seq2Seq(SequenceModel):
@@ -31,6 +32,7 @@ class Seq2Seq(SequenceModel):
         self.cross_q = nn.Linear(dim, dim)
         self.cross_kv = nn.Linear(dim, 2 * dim)
         self.head = nn.Linear(dim, size)
+        self.register_buffer("rate", 0.7 * torch.arange(1, dim + 1))
 
     def start(self, batch: int, cond: Condition | None = None) -> State:
         cond = self.check(batch, cond)
@@ -53,8 +55,7 @@ class Seq2Seq(SequenceModel):
 
     def extend(self, state: State, x: Tensor, tail: int = 0) -> State:
         pos_BL = state.pos(x.shape[1]).tensor()
-        wave = torch.arange(1, self.mix.in_features + 1)
-        h = self.embedding(x) + torch.sin(0.7 * (pos_BL[..., None] + 2) * wave)
+        h = self.embedding(x) + torch.sin((pos_BL[..., None] + 2) * self.rate)
         q, k, v = self.self_qkv(h).chunk(3, -1)
         cache = state.grow("kv").push(torch.stack([k, v], 1))
         keys, values = cache.read(0), cache.read(1)
@@ -64,6 +65,35 @@ class Seq2Seq(SequenceModel):
         seen = state.fixed("memory_ok")[:, None].expand(-1, x.shape[1], -1)
         h = h + _attend(self.cross_q(h), keys, values, seen)
         return state.push(x.shape[1], tail, kv=cache, hidden=h)
+
+    def lower(self) -> p.Program:
+        size, dim = self.space.size, self.mix.in_features
+        assert size is not None
+        weights = {
+            name: p.Weight(name, tuple(w.shape), kind="matrix" if w.ndim == 2 else "vector")
+            for name, w in self.state_dict().items()
+        }
+        dims = {"x": dim, "wave": dim, "qkv": 3 * dim, "look": dim, "seen": dim, "tanh": dim}
+        dims |= {"hidden": dim, "logits": size}
+        buffers = {name: p.Buffer(width) for name, width in dims.items()}
+        buffers |= {name: p.Buffer(dim, "qkv", i * dim) for i, name in enumerate("qkv")}
+        ops = (
+            p.Embed("x", "embedding.weight"),
+            p.Wave("wave", "rate", "rate"),  # the start symbol stands at 0 there, at -1 here
+            p.Add("x", "x", "wave"),
+            p.Linear("qkv", "x", "self_qkv.weight", "self_qkv.bias"),
+            p.Attend("seen", "q", "k", "v", "kv", heads=1, window=p.WIDEST),
+            p.Add("x", "x", "seen"),
+            p.Linear("look", "x", "cross_q.weight", "cross_q.bias"),
+            p.Cross("seen", "look", "memory", heads=1),
+            p.Add("hidden", "x", "seen"),
+        )
+        head = (
+            p.Activate("tanh", "hidden", "tanh"),
+            p.Linear("logits", "tanh", "head.weight", "head.bias"),
+        )
+        leaves = {"kv": p.Leaf("cache", dim, dim), "memory": p.Leaf("fixed", 2 * dim)}
+        return p.Program(size, size, buffers, weights, leaves, ops, head)
 
     def predict(self, state: State) -> Categorical:
         return Categorical(self.head(torch.tanh(state.window("hidden"))))

@@ -101,4 +101,6 @@ def bounded(name: str, value: float, low: float, high: float) -> None:
         ValueError: naming the setting, its value and its bounds.
     """
     if not low <= value <= high:
+        if isinstance(value, int) and abs(value) > 2**1023:  # too long to print
+            value = math.inf if value > 0 else -math.inf
         raise ValueError(f"{name} must be {low:g} to {high:g}, not {value:g}")

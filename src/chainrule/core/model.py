@@ -79,6 +79,20 @@ class Condition:
         return Condition(**{k: v.to(device) for k, v in self.given().items()})
 
 
+@dataclass(frozen=True, eq=False)
+class Rolled:
+    """Symbols that were drawn in one go.
+
+    ``symbols`` and ``log_prob`` (nats, before any warp) [B, n] are a row's own up to ``count``,
+    and ``state`` has consumed all of these but the last.
+    """
+
+    state: State
+    symbols: Tensor
+    count: list[int]
+    log_prob: Tensor
+
+
 class SequenceModel(nn.Module, ABC):
     """p(x) = ∏ p(x_t | x_<t, c). The shift by one and the start symbol live in here.
 
@@ -89,6 +103,7 @@ class SequenceModel(nn.Module, ABC):
     space: Space
     config: Any = None
     reads: frozenset[str] = frozenset()
+    stretch_length = 16  # symbols that are worth drawing in one go, where that can be done
 
     @property
     def masked(self) -> MaskedModel | None:
@@ -137,6 +152,14 @@ class SequenceModel(nn.Module, ABC):
         tail of n-1 (so ``predict`` gives the laws of all n), and the new symbols [B, n].
         """
         return None
+
+    def stretch(self, state: State, last: Tensor, n: int, noise: Noise, warp: Any) -> Rolled | None:
+        """Up to n ancestral steps in one call, or None. A row may end at its end symbol."""
+        rolled = self.rollout(state, last, n, noise, warp)
+        if rolled is None:
+            return None
+        full, x = rolled
+        return Rolled(full.trim(), x, [n] * len(x), self.predict(full).log_prob(x))
 
     def guess_ahead(
         self, state: State, last: Tensor, n: int, noise: Noise, warp: Any

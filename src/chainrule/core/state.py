@@ -140,11 +140,9 @@ class Window(Leaf):
 
     @staticmethod
     def concat(leaves: Sequence[Leaf]) -> Window:
-        ts = [leaf.t for leaf in leaves if isinstance(leaf, Window)]
-        assert len(ts) == len(leaves), "leaves of one name have one kind"
-        first = leaves[0]
-        assert isinstance(first, Window)
-        return Window(torch.cat(ts), first.w)
+        windows = [leaf for leaf in leaves if isinstance(leaf, Window)]
+        assert len(windows) == len(leaves), "leaves of one name have one kind"
+        return Window(torch.cat([leaf.t for leaf in windows]), windows[0].w)
 
     def detach(self) -> Window:
         return Window(self.t.detach(), self.w, self.slab, self.end)
@@ -155,24 +153,26 @@ class Grow(Leaf):
     """Append-only per position: keys and values, symbols. ``axis`` of the slab is position.
 
     Appends in place under a lease: the slab keeps weak references to its live values and is
-    copied only when a longer live value exists.
+    copied only when a longer live value exists. ``block``: positions that lie together in one
+    entry of the axis, which then only the compiled engine writes and reads.
     """
 
     slab: Slab
     lens: tuple[int, ...]
     axis: int
+    block: int = 1
 
     def __post_init__(self) -> None:
         self.slab.values.add(self)
 
     @staticmethod
-    def empty(like: Tensor, axis: int) -> Grow:
+    def empty(like: Tensor, axis: int, block: int = 1) -> Grow:
         """Length 0; ``like`` gives shape, dtype, device and, at ``axis``, the capacity."""
-        return Grow(Slab(like), (0,) * like.shape[0], axis)
+        return Grow(Slab(like), (0,) * like.shape[0], axis, block)
 
     def claim(self, length: int) -> Grow:
         """A value with ``length`` more positions, to be filled by ``write``."""
-        slab, need = self.slab, max(self.lens) + length
+        slab, need = self.slab, -(-(max(self.lens) + length) // self.block)
         clash = any(
             isinstance(v, Grow) and any(a > b for a, b in zip(v.lens, self.lens, strict=True))
             for v in slab.values
@@ -187,7 +187,7 @@ class Grow(Leaf):
             fresh = slab.tensor.new_zeros(shape)  # garbage times a weight of 0 may be NaN
             fresh.narrow(self.axis, 0, capacity).copy_(slab.tensor)
             slab = Slab(fresh)
-        return Grow(slab, tuple(n + length for n in self.lens), self.axis)
+        return Grow(slab, tuple(n + length for n in self.lens), self.axis, self.block)
 
     def write(self, values: Tensor, *index: int) -> None:
         """Fill the newest positions; ``index`` picks a layer on the axes after the rows."""
@@ -216,7 +216,7 @@ class Grow(Leaf):
     @property
     def capacity(self) -> int:
         """Positions that the slab has room for."""
-        return self.slab.tensor.shape[self.axis]
+        return self.slab.tensor.shape[self.axis] * self.block
 
     def compact(self, first: int, newest: int) -> Grow:
         """A slab of its own with the ``first`` and the ``newest`` positions of every row."""
@@ -237,21 +237,24 @@ class Grow(Leaf):
         return view.narrow(self.axis - len(index), 0, max(self.lens))
 
     def rewind(self, n: Sequence[int], tail: int) -> Grow:
-        return Grow(self.slab, tuple(a - b for a, b in zip(self.lens, n, strict=True)), self.axis)
+        lens = tuple(a - b for a, b in zip(self.lens, n, strict=True))
+        return Grow(self.slab, lens, self.axis, self.block)
 
     def select(self, rows: Tensor) -> Grow:
         kept = tuple(self.lens[i] for i in rows.tolist())
-        return Grow(Slab(self.slab.tensor[rows.to(self.slab.tensor.device)]), kept, self.axis)
+        slab = Slab(self.slab.tensor[rows.to(self.slab.tensor.device)])
+        return Grow(slab, kept, self.axis, self.block)
 
     @staticmethod
     def concat(leaves: Sequence[Leaf]) -> Grow:
         grown = [leaf for leaf in leaves if isinstance(leaf, Grow)]
         assert len(grown) == len(leaves), "leaves of one name have one kind"
         slab = torch.cat(_pad([g.slab.tensor for g in grown], grown[0].axis))
-        return Grow(Slab(slab), tuple(n for g in grown for n in g.lens), grown[0].axis)
+        lens = tuple(n for g in grown for n in g.lens)
+        return Grow(Slab(slab), lens, grown[0].axis, grown[0].block)
 
     def detach(self) -> Grow:
-        return Grow(Slab(self.slab.tensor.detach()), self.lens, self.axis)
+        return Grow(Slab(self.slab.tensor.detach()), self.lens, self.axis, self.block)
 
 
 def _pad(ts: Sequence[Tensor], axis: int) -> list[Tensor]:
@@ -299,7 +302,7 @@ class State:
         """How much stays undoable after ``length`` more symbols when ``tail`` is asked for."""
         return min(tail, self.tail + length)
 
-    def push(self, length: int, tail: int, **values: Tensor | Leaf) -> State:
+    def push(self, length: int, tail: int, /, **values: Tensor | Leaf) -> State:
         """The state after ``length`` more symbols.
 
         A tensor is appended to the leaf of that name (to a Window [B, ≥ min(L, w + R), …], the

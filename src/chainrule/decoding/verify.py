@@ -20,8 +20,6 @@ from chainrule.core.state import State
 from chainrule.decoding.strategy import Strategy, Target
 from chainrule.decoding.warps import Warps
 
-STRETCH = 16  # symbols made between two looks at ends and stops
-
 
 def consumed(
     model: SequenceModel, prompt: Sequence[Tensor], cond: Condition | None = None
@@ -78,11 +76,12 @@ class Verify:
             n = min(self.stretch, self._room(run) + 1)
             rolled = None
             if n > 1:
-                rolled = self.model.rollout(run.state, run.last, n, run.noise, run.warp)
+                rolled = self.model.stretch(run.state, run.last, n, run.noise, run.warp)
             if rolled is not None:
-                full, x = rolled
-                chunk = Chunk(x, [n] * len(x), self.model.predict(full).log_prob(x))
-                return Run(full.trim(), x[:, -1:], run.noise, run.warp), chunk
+                x = rolled.symbols
+                last = x.gather(1, torch.tensor(rolled.count, device=x.device)[:, None] - 1)
+                chunk = Chunk(x, rolled.count, rolled.log_prob)
+                return Run(rolled.state, last, run.noise, run.warp), chunk
             state = self.model.extend(run.state, run.last)
             law = self.model.predict(state)
             x = run.warp(law).sample(run.noise.at(state.pos(1)))
@@ -116,7 +115,9 @@ class Ancestral(Strategy):
 
     @staticmethod
     def decoder(target: Target) -> Decoder:
-        return Verify(target.model, stretch=min(STRETCH, target.length))
+        # Stretches of one size, so that the last one makes nothing that nobody asked for.
+        left = max(1, target.length - 1)
+        return Verify(target.model, stretch=-(-left // -(-left // target.model.stretch_length)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,6 +78,10 @@ class Warps:
             return law
         if isinstance(law, Joint):
             return law.edited(self)
+        own = getattr(law, "warped", None)
+        if own is not None:
+            warped: Distribution = own(self)
+            return warped
         if any(t != 1 for t in self.temperature):
             law = law.temper(torch.tensor(self.temperature, dtype=torch.float64)[:, None])
         if not self._filters():
@@ -102,6 +106,12 @@ class Warps:
     def only_temperature(self) -> tuple[float, ...] | None:
         """Every row's temperature, where nothing else is on."""
         return None if self._filters() else self.temperature
+
+    @functools.cached_property
+    def settings(self) -> Tensor:
+        """Float64 [B, 5]: the fields in their order, for native code."""
+        values = [getattr(self, f.name) for f in fields(self)]
+        return torch.tensor(values, dtype=torch.float64).T.contiguous()
 
     def tempered(self) -> Warps:
         """The temperatures alone: for guesses, which may be off."""

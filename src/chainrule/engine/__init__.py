@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from importlib import import_module
-from types import ModuleType
 
-_native: ModuleType | None
-try:
-    _native = import_module("chainrule.engine._native")
-except ImportError:  # installed where there was no C++17 compiler
-    _native = None
+from chainrule.native import _native
 
 # Ancestral sampling from an n-gram's tables; None where it wasn't built.
 ngram_rollout: Callable[..., None] | None = getattr(_native, "chainrule_ngram_rollout", None)

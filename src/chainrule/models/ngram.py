@@ -26,6 +26,7 @@ from chainrule.core.objective import Batch
 from chainrule.core.space import Space
 from chainrule.core.state import State, Window
 from chainrule.engine import ngram_rollout
+from chainrule.engine import program as p
 from chainrule.models.ngram_counts import END, MAX_ROWS, Counts, Ints, context_rows, find, join
 
 MAX_ORDER = 32
@@ -155,6 +156,19 @@ class NGram(SequenceModel):
             out.numpy(),
         )
         return self.extend(state, torch.cat([last, out[:, :-1]], 1), tail=n - 1), out
+
+    def lower(self) -> p.Program:
+        size, width = self.config.size, max(self.config.order - 1, 1)
+        tables = ("contexts", "grams", "values", "backoff")
+        return p.Program(
+            size,
+            size,
+            {"symbol": p.Buffer(1), "hidden": p.Buffer(width), "logits": p.Buffer(size)},
+            {k: p.Weight(k, tuple(getattr(self, k).shape), kind="table") for k in tables},
+            {"recent": p.Leaf("window", 1, width, fill=size)},
+            (p.Symbol("symbol"), p.Recent("hidden", "symbol", "recent")),
+            (p.Backoff("logits", "hidden", *tables),),
+        )
 
     @torch.inference_mode(False)  # and with gradients, which tune the discounts
     def estimate(self, batches: Iterable[Batch | Ints]) -> None:

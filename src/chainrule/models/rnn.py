@@ -19,6 +19,7 @@ from chainrule.core.model import Condition, SequenceModel
 from chainrule.core.noise import Noise, Positions
 from chainrule.core.space import Space
 from chainrule.core.state import State, Window
+from chainrule.engine import program as p
 from chainrule.nn.heads import LinearCategorical
 from chainrule.nn.recurrent import LAYERS, Layer
 
@@ -129,6 +130,45 @@ class RNN(SequenceModel):
             x = warp(Categorical(logits)).pick(lambda size, dice=dice: dice)
             symbols.append(x)
         return state.push(n, n - 1, state=torch.stack(states[1:], 1)), torch.cat(symbols, 1)
+
+    def lower(self) -> p.Program:
+        config, size = self.config, self.space.size
+        assert size is not None
+        weights = {
+            name: p.Weight(
+                name,
+                tuple(w.shape),
+                kind="vector" if w.ndim == 1 else "matrix",
+                keep=name.endswith("weight_hh"),
+            )
+            for name, w in self.named_parameters()
+        }
+        head = "head.weight"
+        if config.tied:
+            weights["head"], head = p.Weight("embedding.weight", (size, config.dim)), "head"
+        buffers = {
+            "x": p.Buffer(config.dim),
+            "gates": p.Buffer(self._layers()[0].gates * config.hidden),
+            "above": p.Buffer(config.hidden),
+            "hidden": p.Buffer(config.hidden),
+            "logits": p.Buffer(size),
+        }
+        leaves, below = {}, "x"
+        ops: list[p.Op] = [p.Embed(below, "embedding.weight")]
+        for i, layer in enumerate(self._layers()):
+            at, state = f"layers.{i}.", f"state.{i}"
+            leaves[state] = p.Leaf("window", layer.state_width)
+            own = (None, None) if config.cell == "mingru" else (at + "weight_hh", at + "bias_hh")
+            out = "above" if i and self._summed else "hidden"
+            ops += [
+                p.Linear("gates", below, at + "weight_ih", at + "bias_ih"),
+                p.Cell(out, "gates", state, config.cell, *own),
+            ]
+            if out == "above":
+                ops += [p.Add("hidden", "hidden", "above")]
+            below = "hidden"
+        ends = (p.Linear("logits", "hidden", head, "head.bias"),)
+        return p.Program(size, size, buffers, weights, leaves, tuple(ops), ends)
 
     def _law(self, h: Tensor) -> LinearCategorical:
         assert self.space.size is not None

@@ -16,7 +16,9 @@ from chainrule.core.distributions import Distribution
 from chainrule.core.model import Condition, SequenceModel
 from chainrule.core.noise import Noise, Positions
 from chainrule.core.state import Grow, State, Window
+from chainrule.engine.program import Program
 from chainrule.models.blanks import MaskedTransformer
+from chainrule.models.lower_transformer import lower
 from chainrule.models.transformer_config import TransformerConfig
 from chainrule.nn import attention
 from chainrule.nn.attention import Angles, rotate
@@ -133,6 +135,9 @@ class Transformer(SequenceModel):
         return torch.cat(parts, 1)
 
     # ---- decoding: a cache ----
+
+    def lower(self) -> Program:
+        return lower(self)
 
     def start(self, batch: int, cond: Condition | None = None) -> State:
         self.check(batch, cond)

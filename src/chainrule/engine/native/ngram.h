@@ -12,6 +12,11 @@ struct ChainruleTables {
   std::int64_t size, order;
 };
 
+constexpr std::int64_t kChainruleMaxOrder = 64;  // orders are below it
+
+// Probabilities p [size] behind the symbols that end at `end`: end[-1] is the newest.
+void chainrule_ngram_law(const ChainruleTables& tables, const std::int64_t* end, double* p);
+
 // past [rows, order - 1] and temperature [rows] (0 is greedy); gumbel [rows, count, size];
 // out [rows, count].
 void chainrule_ngram_rollout(const ChainruleTables& tables, const std::int64_t* past,

@@ -1,0 +1,28 @@
+"""Decoding an LSTM and a GRU of 2 x 512, batch 1, 8 and 32: the engine beside its peers.
+
+torch's cells in a plain loop, the same step through torch.compile, and onnxruntime on graphs of one
+step (products and gates written out, or ONNX's own cells). Random weights over 65 characters; a
+prompt of 16 symbols, part of the time, and 200 more.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.common import save
+from bench.decode_small import TASKS
+from bench.engine_peers import CELLS, OURS, compare, prepared
+
+
+def main(data: Path | None) -> None:
+    """Both cells with one thread, then two; stored."""
+    del data
+    if not prepared():
+        return
+    out: dict[str, Any] = {}
+    for model in ("lstm", "gru"):
+        for threads in (1, 2):
+            found = compare(model, (*OURS, *CELLS), TASKS, threads)
+            out[f"{model}, threads: {threads}"] = found
+    save("decode_rnn", out)

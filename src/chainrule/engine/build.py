@@ -1,0 +1,131 @@
+"""From a Program to the native machine: names to numbers, weights into their packed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chainrule.engine import program as p
+from chainrule.engine.quantize import DTYPES, GROUP, DType, Narrow, narrow
+from chainrule.native import _native
+
+_ROWS = 4096  # of a matrix, packed at a time: a whole one may be larger than all that is kept
+
+Rows = Callable[[p.Weight, int, int], Tensor | Narrow]  # (weight, first row, count)
+
+
+def rows_of(tensors: Mapping[str, Tensor]) -> Rows:
+    """Rows of tensors in memory."""
+
+    def rows(weight: p.Weight, first: int, count: int) -> Tensor:
+        begin = weight.first + first
+        return tensors[weight.source].detach()[begin : begin + count]
+
+    return rows
+
+
+class Builder:
+    """Call it once for the machine."""
+
+    def __init__(self, program: p.Program, dtype: DType, threads: int, rows: Rows) -> None:
+        self.program, self.dtype, self.rows = program, dtype, rows
+        self.buffers = {k: i for i, k in enumerate(program.buffers)}
+        self.leaves = {k: i for i, k in enumerate(program.leaves)}
+        buffers = [
+            [b.dim, i if b.of is None else self.buffers[b.of], b.first]
+            for i, b in enumerate(program.buffers.values())
+        ]
+        kinds = {"window": 0, "cache": 1, "fixed": 2}
+        leaves = [[kinds[x.kind], x.dim, x.width] for x in program.leaves.values()]
+        hidden, logits = self.buffers[program.hidden], self.buffers[program.logits]
+        narrowed = dtype != "f32"
+        assert _native is not None
+        self.machine = _native.ChainruleMachine(
+            buffers, leaves, hidden, logits, program.size, narrowed, threads
+        )
+
+    def __call__(self) -> Any:
+        program = self.program
+        every = (*program.ops, *program.head)
+        products = {op.weight for op in every if isinstance(op, p.Linear | p.Cell)}
+        self.weights = {
+            name: self._weight(weight, name in products) for name, weight in program.weights.items()
+        }
+        for op in program.ops:
+            self.machine.add_op(op.name, *self._arguments(op), False)
+        for op in program.head:
+            self.machine.add_op(op.name, *self._arguments(op), True)
+        return self.machine
+
+    def _weight(self, weight: p.Weight, multiplied: bool) -> int:
+        if weight.kind == "matrix":
+            dtype = self.dtype
+            if dtype not in ("f32", "bf16") and (weight.keep or not multiplied):
+                dtype = "bf16"
+            return self._matrix(weight, dtype)
+        values = self.rows(weight, 0, weight.shape[0])
+        assert isinstance(values, Tensor)
+        if weight.kind == "vector":
+            return int(self.machine.add_vector(values.float().contiguous().numpy()))
+        if values.is_floating_point():
+            return int(self.machine.add_reals(values.double().contiguous().numpy()))
+        return int(self.machine.add_ints(values.long().contiguous().numpy()))
+
+    def _matrix(self, weight: p.Weight, dtype: DType) -> int:
+        height, width = weight.shape
+        group = GROUP.get(dtype, 0)
+        index = int(self.machine.add_matrix(DTYPES.index(dtype), height, width, group))
+        for first in range(0, height, _ROWS):
+            count = min(_ROWS, height - first)
+            part = self.rows(weight, first, count)
+            part = narrow(part, dtype) if isinstance(part, Tensor) else part
+            assert part.dtype == dtype, f"stored as {part.dtype}"
+            data = part.data.view(torch.int16) if dtype == "bf16" else part.data
+            scale = torch.zeros(0) if part.scale is None else part.scale
+            scale = scale.view(torch.int16) if scale.dtype == torch.bfloat16 else scale
+            self.machine.fill(
+                index, first, count, data.contiguous().numpy(), scale.contiguous().numpy()
+            )
+        return index
+
+    def _arguments(self, op: p.Op) -> tuple[list[int], float]:
+        """The op's numbers, as native/machine.cpp reads them, and its one real number."""
+        b, w, f = self.buffers, self.weights, p.FUNCTIONS.index
+        out = b[op.out]
+        match op:
+            case p.Embed(weight=weight, of=of):
+                return [out, w[weight], int(of == "position")], 0
+            case p.Symbol():
+                return [out], 0
+            case p.Wave(rate=rate, phase=phase):
+                return [out, w[rate], w[phase]], 0
+            case p.Linear(x=x, weight=weight, bias=bias):
+                return [out, b[x], w[weight], -1 if bias is None else w[bias]], 0
+            case p.Bias(x=x, weight=weight):
+                return [out, b[x], w[weight]], 0
+            case p.Add(a=a, b=other) | p.Mul(a=a, b=other):
+                return [out, b[a], b[other]], 0
+            case p.Norm(x=x, weight=weight, bias=bias, kind=kind, epsilon=epsilon):
+                more = -1 if bias is None else w[bias]
+                return [out, b[x], w[weight], more, int(kind == "rms")], epsilon
+            case p.Activate(x=x, kind=function) | p.Gate(x=x, kind=function):
+                return [out, b[x], f(function)], 0
+            case p.Rope(x=x, width=width, base=base, limit=limit):
+                return [out, b[x], width, limit], base
+            case p.Attend():
+                edge = -1 if op.edge is None else b[op.edge]
+                heads = [self.leaves[op.cache], op.heads, op.window, op.sinks]
+                return [out, b[op.q], b[op.k], b[op.v], *heads, edge], 0
+            case p.Cross(q=q, memory=memory, heads=count):
+                return [out, b[q], self.leaves[memory], count], 0
+            case p.Cell(x=x, state=state, kind=cell, weight=weight, bias=bias):
+                both = [-1 if k is None else w[k] for k in (weight, bias)]
+                return [out, b[x], self.leaves[state], p.CELLS.index(cell), *both], 0
+            case p.Recent(x=x, state=state):
+                return [out, b[x], self.leaves[state]], 0
+            case p.Backoff(x=x, contexts=c, grams=g, values=v, backoff=back):
+                return [out, b[x], w[c], w[g], w[v], w[back]], 0
+        raise AssertionError(op)

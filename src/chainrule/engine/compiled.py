@@ -1,0 +1,207 @@
+"""Compiled: a Program run by the native machine, with the same bits whatever the batch.
+
+Shapes: B rows, L symbols in this call, R undoable tail, N = B·(R + 1) laws, D width of a buffer,
+G key-value heads, K head width (P padded to 16), V alphabet size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chainrule.core.model import Rolled, SequenceModel
+from chainrule.core.noise import Noise
+from chainrule.core.state import Grow, Leaf, Slab, State, Window
+from chainrule.engine.build import Builder, Rows, rows_of
+from chainrule.engine.law import EngineLaw
+from chainrule.engine.lowered import FIRST, Lowered, Windows
+from chainrule.engine.program import Program
+from chainrule.engine.quantize import DTYPES, DType
+from chainrule.native import _native
+
+LANES = 16  # positions of a cache that lie side by side
+_STRETCH = 2**26  # multiplications between two looks at what a rollout has made, at the least
+
+
+class Compiled(Lowered):
+    """``model``'s step in the compiled engine.
+
+    Args:
+        model: what is run; its weights are not kept.
+        dtype: of the weights; activations are float32, and int8 in groups where weights are.
+        threads: that a step may use; None: as torch has them.
+        rows: where the weights come from; None: the model's own tensors.
+
+    Raises:
+        ValueError: no compiled part here, a model that doesn't lower, or an unknown dtype.
+    """
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        dtype: DType = "bf16",
+        threads: int | None = None,
+        rows: Rows | None = None,
+    ) -> None:
+        if _native is None:
+            raise ValueError("the compiled engine was not built: no C++17 compiler at install time")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        program = model.lower()
+        if not isinstance(program, Program):
+            raise ValueError(f"{type(model).__name__} has no program for the compiled engine")
+        super().__init__(model, program)
+        self.precision, self.threads = dtype, threads or torch.get_num_threads()
+        self.backend = f"engine {dtype}"
+        macs = sum(w.shape[0] * w.shape[1] for w in program.weights.values() if w.kind == "matrix")
+        self.stretch_length = max(1, min(128, _STRETCH // macs))
+        self._machine = Builder(program, dtype, self.threads, rows or rows_of(model.state_dict()))()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory that the packed weights take."""
+        return int(self._machine.weight_bytes())
+
+    # ---- a Program's runner ----
+
+    def cache(self, name: str, rows: int) -> Grow:
+        leaf = self.program.leaves[name]
+        padded = -(-leaf.width // LANES) * LANES
+        shape = (rows, leaf.dim // leaf.width, 2, FIRST // LANES, LANES * padded)
+        kind = torch.float32 if self.precision == "f32" else torch.int16  # bf16, as numpy can see it
+        return Grow.empty(torch.zeros(shape, dtype=kind), 3, LANES)
+
+    def compact(self, name: str, cache: Grow, first: int, newest: int) -> Grow:
+        old = cache.slab.tensor
+        fresh, lens = torch.zeros_like(old), []
+        blocks = old.shape[-1] // LANES, LANES  # keys [P, 16]; values [16, P]
+        for row, n in enumerate(cache.lens):
+            kept = torch.tensor([*range(min(first, n)), *range(max(first, n - newest), n)])
+            now = torch.arange(len(kept))
+            lens.append(len(kept))
+            source, target = (slab[row, :, 0].unflatten(-1, blocks) for slab in (old, fresh))
+            target[:, now // LANES, :, now % LANES] = source[:, kept // LANES, :, kept % LANES]
+            source, target = (slab[row, :, 1].unflatten(-1, blocks[::-1]) for slab in (old, fresh))
+            target[:, now // LANES, now % LANES] = source[:, kept // LANES, kept % LANES]
+        return Grow(Slab(fresh), tuple(lens), 3, LANES)
+
+    def run(
+        self,
+        x: Tensor,
+        pos: Sequence[int],
+        caches: Mapping[str, Grow],
+        windows: Windows,
+        fixed: Windows,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        rows, length = x.shape
+        hidden = torch.empty(rows, length, self.program.buffers[self.program.hidden].dim)
+        fresh = {k: torch.empty(rows, length, self.program.leaves[k].dim) for k in self.windows}
+        self._machine.run(
+            x.contiguous().numpy(),
+            list(pos),
+            *self._cached(caches, length),
+            [windows[k].contiguous().numpy() for k in self.windows],
+            [fresh[k].numpy() for k in self.windows],
+            *self._remembered(fixed),
+            hidden.numpy(),
+        )
+        return hidden, fresh
+
+    def law(self, hidden: Tensor) -> EngineLaw:
+        return EngineLaw(hidden.float(), self._machine, self.program.size)
+
+    # ---- stretches ----
+
+    def rollout(
+        self, state: State, last: Tensor, n: int, noise: Noise, warp: Any
+    ) -> tuple[State, Tensor] | None:
+        made = self._roll(state, last, n, noise, warp, -1)
+        if made is None or len(set(made[3])) > 1 or made[3][0] < n:
+            return None
+        caches, hidden, new, _, symbols, _ = made
+        values: dict[str, Tensor | Leaf] = {**caches, **new, "hidden": hidden}
+        if self.program.context:
+            values["symbols"] = torch.cat([last, symbols[:, :-1]], 1)
+        return state.push(n, n - 1, **values), symbols
+
+    def stretch(self, state: State, last: Tensor, n: int, noise: Noise, warp: Any) -> Rolled | None:
+        stop = -1 if self.space.eos is None else self.space.eos
+        made = self._roll(state.trim(), last, n, noise, warp, stop)
+        if made is None:
+            return None
+        caches, hidden, new, count, symbols, log_prob = made
+        pick = torch.tensor(count) - 1
+        every = torch.arange(len(count))
+        leaves: dict[str, Leaf] = {
+            k: v for k, v in state.leaves.items() if k.removesuffix("_ok") in self.fixed
+        }
+        for name, cache in caches.items():
+            lens = tuple(c - n + k for c, k in zip(cache.lens, count, strict=True))
+            leaves[name] = Grow(cache.slab, lens, cache.axis, cache.block)
+        for name, values in new.items():
+            leaves[name] = _moved(state.leaves[name], values, count)
+        leaves["hidden"] = Window(hidden[every, pick][:, None], 1)
+        if self.program.context:
+            consumed = torch.cat([last, symbols[:, :-1]], 1)
+            leaves["symbols"] = _moved(state.leaves["symbols"], consumed, count)
+        lens = tuple(a + b for a, b in zip(state.lens, count, strict=True))
+        return Rolled(State(lens, leaves, 0, state.backend), symbols, count, log_prob)
+
+    def _roll(
+        self, state: State, last: Tensor, n: int, noise: Noise, warp: Any, stop: int
+    ) -> tuple[dict[str, Grow], Tensor, dict[str, Tensor], list[int], Tensor, Tensor] | None:
+        settings = getattr(warp, "settings", None)
+        n = min([n, *self.rooms(state)])
+        if settings is None or n < 1 or noise.key.device.type != "cpu":
+            return None
+        rows, dim = len(last), self.program.buffers[self.program.hidden].dim
+        positions, caches = self.positions(state), self.claim(state, n)
+        hidden, fresh = torch.zeros(rows, n, dim), {}
+        windows = {}
+        for name in self.windows:
+            leaf = state.leaves[name]
+            assert isinstance(leaf, Window)
+            windows[name] = leaf.t[:, leaf.t.shape[1] - leaf.w :].contiguous().clone()
+            fresh[name] = torch.zeros(rows, n, leaf.t.shape[2])
+        symbols = torch.zeros(rows, n, dtype=torch.int64)
+        log_prob = torch.zeros(rows, n, dtype=torch.float64)
+        count = torch.zeros(rows, dtype=torch.int64)
+        self._machine.rollout(
+            last[:, 0].tolist(),
+            positions,
+            [k + 1 for k in state.lens],
+            noise.key.numpy(),
+            settings.numpy(),
+            stop,
+            *self._cached(caches, n),
+            [windows[k].numpy() for k in self.windows],
+            [fresh[k].numpy() for k in self.windows],
+            *self._remembered({k: v.t for k, v in state.leaves.items() if hasattr(v, "t")}),
+            hidden.numpy(),
+            symbols.numpy(),
+            log_prob.numpy(),
+            count.numpy(),
+        )
+        return caches, hidden, fresh, count.tolist(), symbols, log_prob
+
+    def _cached(self, caches: Mapping[str, Grow], length: int) -> tuple[list[Any], list[Any]]:
+        """Slabs, and how much of every row stood there before ``length`` positions were claimed."""
+        slabs = [caches[k].slab.tensor.numpy() for k in self.attends]
+        return slabs, [[n - length for n in caches[k].lens] for k in self.attends]
+
+    def _remembered(self, fixed: Windows) -> tuple[list[Any], list[Any]]:
+        return (
+            [fixed[k].float().contiguous().numpy() for k in self.fixed],
+            [fixed[f"{k}_ok"].to(torch.uint8).contiguous().numpy() for k in self.fixed],
+        )
+
+
+def _moved(leaf: Leaf, values: Tensor, count: Sequence[int]) -> Window:
+    """A window after count[b] of the values [B, n, …] of every row."""
+    assert isinstance(leaf, Window)
+    every = torch.cat([leaf.t[:, leaf.t.shape[1] - leaf.w :], values], 1)
+    index = torch.tensor(list(count))[:, None] + torch.arange(leaf.w)
+    return Window(every[torch.arange(len(every))[:, None], index], leaf.w)

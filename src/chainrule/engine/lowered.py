@@ -1,0 +1,254 @@
+"""Lowered: a Program under the contract of a SequenceModel, whoever runs it.
+
+Shapes: B rows, L symbols in this call, R undoable tail, D width of a buffer, w values of a window.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chainrule.core.distributions import Distribution
+from chainrule.core.model import Condition, SequenceModel
+from chainrule.core.noise import Noise
+from chainrule.core.state import Fixed, Grow, Leaf, State, Window
+from chainrule.engine.program import Attend, Backoff, Program
+
+BLOCK = 512  # symbols taken in at a time
+FIRST = 64  # positions that a fresh cache has room for
+
+Windows = Mapping[str, Tensor]
+
+
+def load(program: Program, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The program's weights as they are: the named rows of ``tensors``, on the processor.
+
+    Raises:
+        ValueError: a tensor that isn't there, or of another shape or type.
+    """
+    found = {}
+    for name, weight in program.weights.items():
+        if weight.source not in tensors:
+            raise ValueError(f"weight {name!r}: there is no tensor {weight.source!r}")
+        whole, last = tensors[weight.source], weight.first + weight.shape[0]
+        same = whole.ndim == len(weight.shape) and whole.shape[1:] == weight.shape[1:]
+        if not same or len(whole) < last:
+            shapes = f"{tuple(whole.shape)}, not {weight.shape} from row {weight.first}"
+            raise ValueError(f"weight {name!r}: tensor {weight.source!r} is {shapes}")
+        found[name] = whole[weight.first : last].cpu()
+        if weight.kind != "table" and not whole.is_floating_point():
+            raise ValueError(f"weight {name!r}: tensor {weight.source!r} is {whole.dtype}")
+    for op in (*program.ops, *program.head):
+        if isinstance(op, Backoff):
+            ints, reals = (op.contexts, op.grams), (op.values, op.backoff)
+            kinds = [found[name].dtype for name in (*ints, *reals)]
+            if kinds != [torch.int64] * 2 + [torch.float64] * 2:
+                raise ValueError(f"an n-gram's {ints} are int64, its {reals} float64: not {kinds}")
+    return found
+
+
+class Lowered(SequenceModel):
+    """``model``'s own step, run as ``program``; the state's leaves are the program's.
+
+    Beside those a state has ``hidden`` [B, 1 + R, D], which the head reads, and, where positions
+    come to an end, the newest ``symbols``.
+    """
+
+    backend: str
+    model: SequenceModel
+    dtype = torch.float32  # of windows
+
+    def __init__(self, model: SequenceModel, program: Program) -> None:
+        super().__init__()
+        # Not a submodule: its parameters are neither trained nor moved from here.
+        self.__dict__["model"] = model
+        self.program = program
+        self.space, self.config, self.reads = model.space, model.config, model.reads
+        if program.size != model.space.size:
+            raise ValueError(f"a program of {program.size} symbols for {model.space.size}")
+        self.windows = [k for k, v in program.leaves.items() if v.kind == "window"]
+        self.fixed = [k for k, v in program.leaves.items() if v.kind == "fixed"]
+        self.attends = {op.cache: op for op in program.ops if isinstance(op, Attend)}
+
+    # ---- what runs it ----
+
+    @abstractmethod
+    def cache(self, name: str, rows: int) -> Grow:
+        """An empty cache with room for FIRST positions."""
+
+    @abstractmethod
+    def compact(self, name: str, cache: Grow, first: int, newest: int) -> Grow:
+        """A cache of its own with the ``first`` and the ``newest`` positions of every row."""
+
+    @abstractmethod
+    def run(
+        self,
+        x: Tensor,
+        pos: Sequence[int],
+        caches: Mapping[str, Grow],
+        windows: Windows,
+        fixed: Windows,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Consume x [B, L], whose first symbols stand at ``pos``.
+
+        ``caches`` have been claimed already: their newest L positions are to be written.
+        ``windows`` [B, w, D] hold the values before x. Returns the hidden [B, L, D] and the
+        windows' new values [B, L, D].
+        """
+
+    @abstractmethod
+    def law(self, hidden: Tensor) -> Distribution:
+        """What the head makes of [B, R + 1, D]."""
+
+    # ---- the contract ----
+
+    def start(self, batch: int, cond: Condition | None = None) -> State:
+        leaves: dict[str, Leaf] = {}
+        if self.fixed:
+            told = self.model.start(batch, cond)
+            for name in self.fixed:
+                leaf, ok = told.leaves.get(name), told.leaves.get(f"{name}_ok")
+                width = self.program.leaves[name].dim
+                if not (isinstance(leaf, Fixed) and ok and leaf.t.shape[2:] == (width,)):
+                    raise ValueError(f"the model has no memory {name!r} of {width} columns")
+                leaves |= {name: leaf, f"{name}_ok": ok}
+        else:
+            self.check(batch, cond)
+        begun = self._open(torch.zeros(batch if self.fixed else 1, 0, dtype=torch.int64), leaves)
+        if self.program.context:
+            blank = torch.zeros(len(begun.lens), dtype=torch.int64)
+            symbols = Window.full(blank, self.program.context)
+            begun = State(begun.lens, {**begun.leaves, "symbols": symbols}, 0, self.backend)
+        return begun if self.fixed else begun.select([0] * batch)
+
+    def extend(self, state: State, x: Tensor, tail: int = 0) -> State:
+        done = 0
+        while done < x.shape[1]:
+            rooms = self.rooms(state)
+            if not min(rooms):
+                over = [not room for room in rooms]
+                step, state = 1, self._cross(state, x[:, done : done + 1], tail, over)
+            else:
+                step = min(*rooms, x.shape[1] - done, BLOCK)
+                state = self._within(state, x[:, done : done + step], tail)
+            done += step
+        return state
+
+    def predict(self, state: State) -> Distribution:
+        return self.law(state.window("hidden"))
+
+    def guess_ahead(
+        self, state: State, last: Tensor, n: int, noise: Noise, warp: Any
+    ) -> Tensor | None:
+        return self.model.guess_ahead(state, last, n, noise, warp)
+
+    def estimate(self, batches: Any) -> None:
+        raise ValueError("a lowered model is not fitted; fit the model that it comes from")
+
+    # ---- pieces ----
+
+    def claim(self, state: State, length: int) -> dict[str, Grow]:
+        """Caches with ``length`` more positions, without what no query will see again."""
+        caches = {}
+        for name, op in self.attends.items():
+            cache = state.grow(name)
+            recent, longest = op.window + state.tail, max(cache.lens)
+            if longest >= op.sinks + 2 * recent and longest + length > cache.capacity:
+                cache = self.compact(name, cache, op.sinks, recent)
+            caches[name] = cache.claim(length)
+        return caches
+
+    def positions(self, state: State) -> list[int]:
+        """Where the next symbol of every row stands; the start symbol stood at 0."""
+        if self.program.context:
+            return list(state.grow(next(iter(self.attends))).lens)
+        return [n + 1 for n in state.lens]
+
+    def _within(self, state: State, x: Tensor, tail: int) -> State:
+        length, kept = x.shape[1], state.kept(x.shape[1], tail)
+        caches = self.claim(state, length)
+        hidden, new = self._run(x, self.positions(state), state.leaves, caches)
+        values: dict[str, Tensor | Leaf] = {**caches, **new, "hidden": hidden[:, -1 - kept :]}
+        if self.program.context:
+            values["symbols"] = x
+        return state.push(length, tail, **values)
+
+    def _open(self, x: Tensor, fixed: Mapping[str, Leaf]) -> State:
+        """The state behind the start symbol and x [B, L], which fits into a block."""
+        rows, leaves = len(x), dict(fixed)
+        for name in self.windows:
+            leaf = self.program.leaves[name]
+            fill = torch.full((rows, leaf.dim), leaf.fill, dtype=self.dtype)
+            leaves[name] = Window.full(fill, leaf.width)
+        begin = torch.full((rows, 1), self.program.begin, dtype=torch.int64)
+        x = torch.cat([begin, x], 1)
+        caches = {name: self.cache(name, rows).claim(x.shape[1]) for name in self.attends}
+        hidden, new = self._run(x, [0] * rows, leaves, caches)
+        for name, values in new.items():
+            window = leaves[name]
+            assert isinstance(window, Window)
+            leaves[name] = window.push(values, 0)
+        leaves |= caches
+        leaves["hidden"] = Window(hidden[:, -1:], 1)
+        return State((x.shape[1] - 1,) * rows, leaves, 0, self.backend)
+
+    def _run(
+        self, x: Tensor, pos: list[int], leaves: Mapping[str, Leaf], caches: Mapping[str, Grow]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        windows, fixed = {}, {}
+        for name in self.windows:
+            leaf = leaves[name]
+            assert isinstance(leaf, Window)
+            windows[name] = leaf.t[:, leaf.t.shape[1] - leaf.w :]
+        for name in self.fixed:
+            for each in (name, f"{name}_ok"):
+                leaf = leaves[each]
+                assert isinstance(leaf, Fixed)
+                fixed[each] = leaf.t
+        return self.run(x, pos, caches, windows, fixed)
+
+    # ---- positions that come to an end: blocks, as ``Transformer`` has them ----
+
+    def rooms(self, state: State) -> list[int]:
+        """How many symbols each row can take before its block ends."""
+        if not self.program.context:
+            return [2**31] * len(state.lens)
+        rooms = []
+        for cached, n in zip(self.positions(state), state.lens, strict=True):
+            begin, end = self._block(n)
+            # A cache of another length belongs to a block that was left by a rewind.
+            rooms.append(end - n - 1 if cached == n - begin + 1 else 0)
+        return rooms
+
+    def _block(self, consumed: int) -> tuple[int, int]:
+        """The first symbol of the block that predicts symbol ``consumed``, and of the next."""
+        context, stride = self.program.context, self.program.context // 2
+        number = 0 if consumed < context else (consumed - context) // stride + 1
+        return number * stride, context + number * stride
+
+    def _cross(self, state: State, x_B1: Tensor, tail: int, over: list[bool]) -> State:
+        """One symbol more, where some rows need their block encoded anew."""
+        rows = range(len(over))
+        parts, order = [], []
+        if not all(over):
+            order += [b for b in rows if not over[b]]
+            parts.append(self._within(state.select(order), x_B1[order], tail))
+        for b in (b for b in rows if over[b]):
+            order.append(b)
+            alone = state.select([b])
+            symbols = torch.cat([alone.window("symbols"), x_B1[b : b + 1]], 1)
+            begin = self._block(state.lens[b] + 1)[0]
+            fixed = {k: v for k, v in alone.leaves.items() if isinstance(v, Fixed)}
+            inside = symbols[:, symbols.shape[1] - (state.lens[b] + 1 - begin) :]
+            new = self._open(inside, fixed)
+            values: dict[str, Any] = {
+                name: leaf.t if isinstance(leaf, Window) else leaf
+                for name, leaf in new.leaves.items()
+                if not isinstance(leaf, Fixed)
+            }
+            parts.append(alone.push(1, tail, **values, symbols=x_B1[b : b + 1]))
+        return State.concat(parts).select([order.index(b) for b in rows])

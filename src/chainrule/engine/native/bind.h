@@ -1,0 +1,4 @@
+#pragma once
+#include <nanobind/nanobind.h>
+
+void chainrule_bind_machine(nanobind::module_& m);

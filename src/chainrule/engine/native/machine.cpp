@@ -1,0 +1,341 @@
+// Building a machine. Whatever comes in is checked here once more, whoever checked it before.
+#include "machine.h"
+
+#include "ngram.h"
+
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <stdexcept>
+
+namespace {
+
+constexpr std::int64_t kWidest = std::int64_t{1} << 24;
+
+std::int64_t chainrule_round16(std::int64_t n) { return (n + 15) / 16 * 16; }
+
+const std::map<std::string, ChainruleOp>& chainrule_ops() {
+  static const std::map<std::string, ChainruleOp> ops = {
+      {"embed", ChainruleOp::embed},   {"symbol", ChainruleOp::symbol},
+      {"wave", ChainruleOp::wave},     {"linear", ChainruleOp::linear},
+      {"bias", ChainruleOp::bias},     {"add", ChainruleOp::add},
+      {"mul", ChainruleOp::mul},       {"norm", ChainruleOp::norm},
+      {"activate", ChainruleOp::activate}, {"gate", ChainruleOp::gate},
+      {"rope", ChainruleOp::rope},     {"attend", ChainruleOp::attend},
+      {"cross", ChainruleOp::cross},   {"cell", ChainruleOp::cell},
+      {"recent", ChainruleOp::recent}, {"backoff", ChainruleOp::backoff}};
+  return ops;
+}
+
+}  // namespace
+
+void ChainruleMachine::refuse(const std::string& op, const std::string& why) const {
+  throw std::invalid_argument("op " + op + ": " + why);
+}
+
+ChainruleMachine::ChainruleMachine(const std::vector<std::vector<std::int64_t>>& buffers,
+                                   const std::vector<std::vector<std::int64_t>>& leaves,
+                                   std::int64_t hidden, std::int64_t logits, std::int64_t size,
+                                   bool narrow, int threads)
+    : hidden_(hidden), logits_(logits), size_(size), narrow_(narrow), pool_(threads) {
+  const auto many = static_cast<std::int64_t>(buffers.size());
+  for (std::int64_t i = 0; i < many; ++i) {
+    const auto& given = buffers[i];
+    if (given.size() != 3) refuse("buffer", "needs dim, root and first");
+    ChainruleBuffer b{given[0], given[1], given[2], 0, 0};
+    if (b.dim < 1 || b.dim > kWidest || b.root < 0 || b.root >= many || b.first < 0 ||
+        buffers[b.root].size() != 3 || buffers[b.root][1] != b.root ||
+        b.first > kWidest || b.first + b.dim > buffers[b.root][0] || (b.root == i && b.first)) {
+      refuse("buffer", "a width or a view that lies outside its buffer");
+    }
+    b.stride = chainrule_round16(buffers[b.root][0]);
+    buffers_.push_back(b);
+  }
+  for (std::int64_t i = 0; i < many; ++i) {
+    if (buffers_[i].root != i) continue;
+    buffers_[i].offset = columns_;
+    columns_ += buffers_[i].stride;
+    if (columns_ > std::int64_t{1} << 32) refuse("buffer", "more columns than there is room for");
+  }
+  for (ChainruleBuffer& b : buffers_) b.offset = buffers_[b.root].offset;
+  if (hidden < 0 || hidden >= many || logits < 0 || logits >= many || size < 1 ||
+      buffers_[hidden].root != hidden || buffers_[logits].root != logits ||
+      buffers_[logits].dim != size) {
+    refuse("program", "hidden and logits must be whole buffers, logits of V columns");
+  }
+  std::int64_t places[3] = {0, 0, 0};
+  for (const auto& given : leaves) {
+    if (given.size() != 3 || given[0] < 0 || given[0] > 2 || given[1] < 1 || given[1] > kWidest ||
+        given[2] < 1 || given[2] > kWidest || given[1] > (std::int64_t{1} << 32) / given[2]) {
+      refuse("leaf", "an unknown kind, or a size out of bounds");
+    }
+    if (given[0] == 1 && given[1] % given[2]) refuse("leaf", "a cache whose heads don't fit");
+    if (given[0] == 2 && given[1] % 2) refuse("leaf", "a memory without room for keys and values");
+    leaves_.push_back({static_cast<ChainruleKind>(given[0]), given[1], given[2], places[given[0]]++});
+  }
+  work_.resize(places[0]);
+  const auto count = static_cast<std::size_t>(pool_.threads());
+  scores_.resize(count), angles_.resize(count), laws_.resize(count), gates_.resize(1);
+}
+
+std::int64_t ChainruleMachine::count(ChainruleKind kind) const {
+  std::int64_t n = 0;
+  for (const ChainruleLeaf& leaf : leaves_) n += leaf.kind == kind;
+  return n;
+}
+
+std::int64_t ChainruleMachine::block_bytes(const ChainruleLeaf& leaf) const {
+  return 16 * chainrule_round16(leaf.width) * (narrow_ ? 2 : 4);
+}
+
+// ---- weights ----
+
+std::int64_t ChainruleMachine::add_matrix(ChainruleType type, std::int64_t rows, std::int64_t cols,
+                                          std::int64_t group) {
+  auto weight = std::make_unique<ChainruleWeight>();
+  ChainruleMatrix& m = weight->matrix;
+  const bool grouped = chainrule_grouped(type), exact = grouped || type == ChainruleType::int8_row;
+  const std::int64_t unit = type == ChainruleType::f32    ? 1
+                            : type == ChainruleType::bf16 ? 2
+                            : type == ChainruleType::q4   ? 8
+                                                          : 4;
+  if (rows < 1 || cols < 1 || rows > kWidest || cols > kWidest) refuse("weight", "a size out of bounds");
+  if (grouped && (group < 8 || group > 4096 || group % 8)) refuse("weight", "a group out of bounds");
+  if (type == ChainruleType::int8_row && cols > 65536) {
+    refuse("weight", "too many columns for one exact sum");
+  }
+  m.type = type, m.rows = rows, m.cols = cols;
+  m.blocks = (rows + 15) / 16, m.padded = (cols + unit - 1) / unit * unit;
+  m.group = grouped ? group : m.padded;
+  m.groups = grouped ? (m.padded + group - 1) / group : 1;
+  m.block_bytes = m.padded * 16 * (type == ChainruleType::f32    ? 8
+                                   : type == ChainruleType::bf16 ? 4
+                                   : type == ChainruleType::q4   ? 1
+                                                                 : 2) / 2;
+  weight->data = ChainruleMemory(static_cast<std::size_t>(m.blocks * m.block_bytes));
+  unsigned char* const out = weight->data.data();
+  // What pads a block must be 0: it is multiplied like everything else.
+  std::memset(out, type == ChainruleType::q4 ? 0x88 : exact ? 0x80 : 0, m.blocks * m.block_bytes);
+  if (exact) {
+    weight->scale = ChainruleMemory(m.blocks * 16 * m.groups * (grouped ? 2 : 4));
+    std::memset(weight->scale.data(), 0, weight->scale.bytes());
+    m.scale = weight->scale.data();
+  }
+  m.data = out;
+  if (m.padded > widest_) widest_ = m.padded;
+  if (m.groups > most_groups_) most_groups_ = m.groups;
+  weights_.push_back(std::move(weight));
+  return static_cast<std::int64_t>(weights_.size()) - 1;
+}
+
+void ChainruleMachine::fill(std::int64_t index, std::int64_t first, std::int64_t count,
+                            const void* data, const void* scale) {
+  if (index < 0 || index >= static_cast<std::int64_t>(weights_.size()) || weights_[index]->kind) {
+    refuse("weight", "no matrix of this number");
+  }
+  const ChainruleWeight& weight = *weights_[index];
+  const ChainruleMatrix& m = weight.matrix;
+  if (first < 0 || count < 0 || first > m.rows || count > m.rows - first) {
+    refuse("weight", "rows out of range");
+  }
+  const ChainruleType type = m.type;
+  const std::int64_t cols = m.cols;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t row = first + i;
+    unsigned char* const block = weight.data.data() + row / 16 * m.block_bytes;
+    const std::int64_t lane = row % 16;
+    if (type == ChainruleType::f32) {
+      const float* w = static_cast<const float*>(data) + i * cols;
+      for (std::int64_t k = 0; k < cols; ++k) std::memcpy(block + (k * 16 + lane) * 4, w + k, 4);
+    } else if (type == ChainruleType::bf16) {
+      const std::uint16_t* w = static_cast<const std::uint16_t*>(data) + i * cols;
+      for (std::int64_t k = 0; k < cols; ++k) {
+        std::memcpy(block + ((k / 2 * 16 + lane) * 2 + k % 2) * 2, w + k, 2);
+      }
+    } else if (type == ChainruleType::q4) {
+      const std::int64_t bytes = (cols + 1) / 2;
+      const unsigned char* w = static_cast<const unsigned char*>(data) + i * bytes;
+      for (std::int64_t k = 0; k < cols; ++k) {
+        const int q = w[k / 2] >> (k % 2 * 4) & 15;
+        unsigned char& to = block[(k / 8 * 16 + lane) * 4 + k % 4];
+        to = static_cast<unsigned char>(k % 8 < 4 ? (to & 0xf0) | q : (to & 0x0f) | q << 4);
+      }
+    } else {
+      const auto* w = static_cast<const std::int8_t*>(data) + i * cols;
+      for (std::int64_t k = 0; k < cols; ++k) {
+        block[(k / 4 * 16 + lane) * 4 + k % 4] = static_cast<unsigned char>(w[k] + 128);
+      }
+    }
+  }
+  if (type == ChainruleType::f32 || type == ChainruleType::bf16) return;
+  const std::int64_t each = chainrule_grouped(type) ? 2 : 4;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t row = first + i;
+    for (std::int64_t g = 0; g < m.groups; ++g) {
+      std::memcpy(weight.scale.data() + ((row / 16 * m.groups + g) * 16 + row % 16) * each,
+                  static_cast<const unsigned char*>(scale) + (i * m.groups + g) * each, each);
+    }
+  }
+}
+
+std::int64_t ChainruleMachine::add_vector(const float* data, std::int64_t size) {
+  auto weight = std::make_unique<ChainruleWeight>();
+  weight->kind = 1;
+  weight->vector.assign(chainrule_round16(size), 0.0f);
+  std::memcpy(weight->vector.data(), data, size * sizeof(float));
+  weight->matrix.rows = size;
+  weights_.push_back(std::move(weight));
+  return static_cast<std::int64_t>(weights_.size()) - 1;
+}
+
+std::int64_t ChainruleMachine::add_ints(const std::int64_t* data, std::int64_t size) {
+  auto weight = std::make_unique<ChainruleWeight>();
+  weight->kind = 2;
+  weight->ints.assign(data, data + size);
+  weights_.push_back(std::move(weight));
+  return static_cast<std::int64_t>(weights_.size()) - 1;
+}
+
+std::int64_t ChainruleMachine::add_reals(const double* data, std::int64_t size) {
+  auto weight = std::make_unique<ChainruleWeight>();
+  weight->kind = 3;
+  weight->reals.assign(data, data + size);
+  weights_.push_back(std::move(weight));
+  return static_cast<std::int64_t>(weights_.size()) - 1;
+}
+
+std::int64_t ChainruleMachine::weight_bytes() const {
+  std::size_t bytes = 0;
+  for (const auto& w : weights_) {
+    bytes += w->data.bytes() + w->scale.bytes() + w->vector.size() * 4 + w->ints.size() * 8 +
+             w->reals.size() * 8;
+  }
+  return static_cast<std::int64_t>(bytes);
+}
+
+// ---- ops ----
+
+void ChainruleMachine::add_op(const std::string& name, std::vector<std::int64_t> at, double real,
+                              bool head) {
+  const auto found = chainrule_ops().find(name);
+  if (found == chainrule_ops().end()) refuse(name, "unknown");
+  const ChainruleOp op = found->second;
+  static constexpr std::size_t kSizes[] = {3, 1, 3, 4, 3, 3, 3, 5, 3, 3, 4, 9, 4, 6, 3, 6};
+  if (at.size() != kSizes[static_cast<int>(op)]) refuse(name, "a wrong number of arguments");
+  const auto need = [&](bool ok, const char* why) {
+    if (!ok) refuse(name, why);
+  };
+  const auto buffer = [&](std::size_t i) -> const ChainruleBuffer& {
+    need(at[i] >= 0 && at[i] < static_cast<std::int64_t>(buffers_.size()), "a buffer out of range");
+    return buffers_[at[i]];
+  };
+  const auto weight = [&](std::size_t i, int kind, std::int64_t rows, std::int64_t cols) {
+    need(at[i] >= 0 && at[i] < static_cast<std::int64_t>(weights_.size()), "a weight out of range");
+    const ChainruleWeight& w = *weights_[at[i]];
+    need(w.kind == kind, "a weight of another kind");
+    need(kind > 1 || rows < 0 || w.matrix.rows == rows, "a weight whose rows don't fit");
+    need(kind != 0 || w.matrix.cols == cols, "a weight whose columns don't fit");
+  };
+  const auto leaf = [&](std::size_t i, ChainruleKind kind, std::int64_t dim) {
+    need(at[i] >= 0 && at[i] < static_cast<std::int64_t>(leaves_.size()), "a leaf out of range");
+    need(leaves_[at[i]].kind == kind && leaves_[at[i]].dim == dim, "a leaf that doesn't fit");
+  };
+  const auto optional = [&](std::size_t i, std::int64_t rows) {
+    if (at[i] != -1) weight(i, 1, rows, 0);
+  };
+  const ChainruleBuffer& out = buffer(0);
+  need(out.root == at[0], "it writes a view");
+  const std::int64_t dim = out.dim;
+  switch (op) {
+    case ChainruleOp::embed:
+      weight(1, 0, -1, dim);
+      need(at[2] == 0 || at[2] == 1, "an unknown kind");
+      break;
+    case ChainruleOp::symbol: need(dim == 1, "it makes one column"); break;
+    case ChainruleOp::wave: weight(1, 1, dim, 0), weight(2, 1, dim, 0); break;
+    case ChainruleOp::linear: {
+      weight(2, 0, dim, buffer(1).dim), optional(3, dim);
+      (head ? head_macs_ : macs_) += dim * buffer(1).dim;
+      break;
+    }
+    case ChainruleOp::bias: need(buffer(1).dim == dim, "widths differ"), weight(2, 1, dim, 0); break;
+    case ChainruleOp::add:
+    case ChainruleOp::mul:
+      need(buffer(1).dim == dim && buffer(2).dim == dim, "widths differ");
+      break;
+    case ChainruleOp::norm:
+      need(buffer(1).dim == dim && real > 0, "widths differ"), weight(2, 1, dim, 0), optional(3, dim);
+      break;
+    case ChainruleOp::activate:
+      need(buffer(1).dim == dim && at[2] >= 0 && at[2] < 6, "an unknown function");
+      break;
+    case ChainruleOp::gate:
+      need(buffer(1).dim == 2 * dim && at[2] >= 0 && at[2] < 6, "an unknown function");
+      break;
+    case ChainruleOp::rope: {
+      need(buffer(1).dim == dim && at[2] > 1 && at[2] % 2 == 0 && dim % at[2] == 0 && at[3] >= 0 &&
+               real >= 1,
+           "heads that don't fit");
+      std::size_t turn = 0;
+      while (turn < turns_.size() && (turns_[turn].width != at[2] || turns_[turn].base != real)) ++turn;
+      if (turn == turns_.size()) turns_.push_back({at[2], real, {}});
+      at.push_back(static_cast<std::int64_t>(turn));
+      break;
+    }
+    case ChainruleOp::attend: {
+      const std::int64_t keys = buffer(2).dim;
+      need(at[5] > 0 && buffer(1).dim == dim && dim % at[5] == 0 && buffer(3).dim == keys &&
+               keys % (dim / at[5]) == 0 && at[5] % (keys / (dim / at[5])) == 0,
+           "heads that don't fit");
+      leaf(4, ChainruleKind::cache, keys);
+      need(leaves_[at[4]].width == dim / at[5], "a cache of other heads");
+      need(at[6] > 0 && at[6] <= kWidest && at[7] >= 0 && at[7] <= kWidest, "a window out of bounds");
+      if (at[8] != -1) need(buffer(8).dim == dim, "widths differ");
+      break;
+    }
+    case ChainruleOp::cross:
+      need(at[3] > 0 && buffer(1).dim == dim && dim % at[3] == 0, "heads that don't fit");
+      leaf(2, ChainruleKind::fixed, 2 * dim);
+      break;
+    case ChainruleOp::cell: {
+      need(at[3] >= 0 && at[3] < 4, "an unknown kind");
+      static constexpr std::int64_t kGates[] = {1, 4, 3, 2};
+      need(buffer(1).dim == kGates[at[3]] * dim, "gates that don't fit");
+      leaf(2, ChainruleKind::window, at[3] == 1 ? 2 * dim : dim);
+      need(leaves_[at[2]].width == 1, "a window that is too wide");
+      if (at[3] != 3) {
+        weight(4, 0, kGates[at[3]] * dim, dim), weight(5, 1, kGates[at[3]] * dim, 0);
+        macs_ += kGates[at[3]] * dim * dim;
+      }
+      break;
+    }
+    case ChainruleOp::recent:
+      leaf(2, ChainruleKind::window, buffer(1).dim);
+      need(dim == buffer(1).dim * leaves_[at[2]].width, "a window that doesn't fit");
+      break;
+    case ChainruleOp::backoff: {
+      weight(2, 2, 0, 0), weight(3, 2, 0, 0), weight(4, 3, 0, 0), weight(5, 3, 0, 0);
+      const std::size_t contexts = weights_[at[2]]->ints.size(), grams = weights_[at[3]]->ints.size();
+      need(buffer(1).dim < kChainruleMaxOrder && dim == size_ && weights_[at[4]]->reals.size() == grams &&
+               weights_[at[5]]->reals.size() == contexts + 1 &&
+               grams > static_cast<std::size_t>(size_),
+           "tables that don't fit each other");
+      break;
+    }
+  }
+  const bool in_place = op == ChainruleOp::bias || op == ChainruleOp::add ||
+                        op == ChainruleOp::mul || op == ChainruleOp::activate;
+  if (op == ChainruleOp::attend) {
+    for (std::size_t i : {1, 2, 3, 8}) {
+      need(at[i] < 0 || buffers_[at[i]].root != at[0], "it reads what it writes");
+    }
+  } else if (!in_place && at.size() > 1 && op != ChainruleOp::embed && op != ChainruleOp::wave) {
+    need(buffer(1).root != at[0], "it reads what it writes");
+  }
+  if (head) {
+    need(op == ChainruleOp::linear || in_place || op == ChainruleOp::norm ||
+             op == ChainruleOp::gate || op == ChainruleOp::backoff,
+         "it can't stand in the head");
+  }
+  (head ? head_ : ops_).push_back({op, std::move(at), real});
+}

@@ -1,0 +1,155 @@
+// A Program made ready: packed weights, buffers with places, ops with numbers for names.
+// Shapes: B rows, L symbols in this call, N = B·L, D width of a buffer, V alphabet size.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "memory.h"
+#include "pool.h"
+
+enum class ChainruleOp : int {
+  embed, symbol, wave, linear, bias, add, mul, norm, activate, gate, rope, attend, cross, cell,
+  recent, backoff
+};
+
+struct ChainruleBuffer {
+  std::int64_t dim = 0, root = 0, first = 0;  // a view of columns of `root`, or itself
+  std::int64_t stride = 0, offset = 0;        // floats from row to row; floats before it, a row
+};
+
+enum class ChainruleKind : int { window, cache, fixed };
+
+struct ChainruleLeaf {
+  ChainruleKind kind = ChainruleKind::window;
+  std::int64_t dim = 0, width = 0;
+  std::int64_t place = 0;  // its number among the leaves of its kind
+};
+
+struct ChainruleWeight {
+  ChainruleMatrix matrix;          // where it is one
+  std::vector<float> vector;       // padded to 16
+  std::vector<std::int64_t> ints;  // a table
+  std::vector<double> reals;
+  ChainruleMemory data, scale;
+  int kind = 0;  // 0 matrix, 1 vector, 2 table of integers, 3 table of reals
+};
+
+struct ChainruleStep {
+  ChainruleOp op = ChainruleOp::embed;
+  std::vector<std::int64_t> at;  // as Python's engine/backend.py lists them
+  double real = 0;
+};
+
+// One call: B rows, L symbols each. Pointers per row, so that rows may come from anywhere.
+struct ChainruleCall {
+  std::int64_t rows = 0, length = 0;
+  const std::int64_t* symbols = nullptr;                   // [B][L]
+  std::vector<std::int64_t> positions;                     // [B], of the first symbol
+  std::vector<std::vector<unsigned char*>> caches;         // [cache][B]
+  std::vector<std::vector<std::int64_t>> places;           // [cache][B]: positions filled before
+  std::vector<std::int64_t> capacity;                      // [cache], in blocks of 16
+  std::vector<std::vector<const float*>> windows;          // [window][B], each [w][D]
+  std::vector<std::vector<float*>> new_windows;            // [window][B], each [L][D]
+  std::vector<std::vector<const float*>> memory;           // [fixed][B], each [S][D]
+  std::vector<std::vector<const std::uint8_t*>> memory_ok; // [fixed][B], each [S]
+  std::vector<std::int64_t> memory_length;                 // [fixed]
+  std::vector<float*> hidden;                              // [B], each [L][D]
+};
+
+class ChainruleMachine {
+ public:
+  // buffers [n][3]: dim, root, first; leaves [m][3]: kind, dim, width.
+  ChainruleMachine(const std::vector<std::vector<std::int64_t>>& buffers,
+                   const std::vector<std::vector<std::int64_t>>& leaves, std::int64_t hidden,
+                   std::int64_t logits, std::int64_t size, bool narrow, int threads);
+
+  // A matrix of zeros, and rows of it in Python's row by row layout (engine/quantize.py).
+  std::int64_t add_matrix(ChainruleType type, std::int64_t rows, std::int64_t cols,
+                          std::int64_t group);
+  void fill(std::int64_t index, std::int64_t first, std::int64_t count, const void* data,
+            const void* scale);
+  const ChainruleWeight& weight(std::int64_t index) const { return *weights_.at(index); }
+  std::int64_t add_vector(const float* data, std::int64_t size);
+  std::int64_t add_ints(const std::int64_t* data, std::int64_t size);
+  std::int64_t add_reals(const double* data, std::int64_t size);
+  void add_op(const std::string& name, std::vector<std::int64_t> at, double real, bool head);
+
+  // Consumes symbols; the caches, new windows and hidden of the call are written.
+  void run(const ChainruleCall& call);
+  // The head on hidden [N][D]; `take(n, logits)` gets every row of logits [V] in turn.
+  template <class Take>
+  void head(const float* hidden, std::int64_t count, Take take);
+
+  const std::vector<ChainruleLeaf>& leaves() const { return leaves_; }
+  std::int64_t hidden_dim() const { return buffers_[hidden_].dim; }
+  std::int64_t size() const { return size_; }
+  bool narrow() const { return narrow_; }
+  std::int64_t count(ChainruleKind kind) const;
+  // Bytes of one block of 16 positions of one head: its keys and its values each.
+  std::int64_t block_bytes(const ChainruleLeaf& leaf) const;
+  std::int64_t weight_bytes() const;
+  std::mutex& mutex() { return mutex_; }
+  // Room for what the sampler needs: noise, log-probabilities, scores, scratch.
+  ChainruleMemory& sampling() { return sampling_; }
+
+ private:
+  static constexpr std::int64_t kMost = 128;  // positions that go through at a time
+
+  float* row(std::int64_t buffer, std::int64_t n) const {
+    const ChainruleBuffer& b = buffers_[buffer];
+    return scratch_.as<float>() + b.offset * room_ + n * b.stride + b.first;
+  }
+  void check(const ChainruleCall& call) const;
+  void make_room(std::int64_t rows);
+  void piece(const ChainruleCall& call, std::int64_t first, std::int64_t length);
+  void head_rows(const float* hidden, std::int64_t count);
+  void step(const ChainruleStep& step, int thread);
+  void do_linear(const ChainruleStep& step, int thread);
+  void do_attend(const ChainruleStep& step, int thread);
+  void do_cell(const ChainruleStep& step, int thread);
+  void do_row(const ChainruleStep& step, std::int64_t n, int thread);
+  void product(const ChainruleWeight& w, const float* x, std::int64_t stride_x, std::int64_t rows,
+               const float* bias, float* y, std::int64_t stride_y, int thread);
+  const float* angles(const ChainruleStep& step, std::int64_t position, int thread);
+  float* work(std::int64_t window, std::int64_t b, std::int64_t t) const;
+  [[noreturn]] void refuse(const std::string& op, const std::string& why) const;
+
+  std::vector<ChainruleBuffer> buffers_;
+  std::vector<ChainruleLeaf> leaves_;
+  std::vector<std::unique_ptr<ChainruleWeight>> weights_;
+  std::vector<ChainruleStep> ops_, head_;
+  std::int64_t hidden_, logits_, size_, columns_ = 0, widest_ = 0, most_groups_ = 1;
+  std::int64_t macs_ = 0, head_macs_ = 0;  // multiplications a symbol
+  bool narrow_;
+  ChainrulePool pool_;
+  std::mutex mutex_;
+
+  // ---- one piece of a call ----
+  const ChainruleCall* call_ = nullptr;
+  std::int64_t first_ = 0, length_ = 0, rows_ = 0;  // N
+  std::int64_t room_ = 0;
+  ChainruleMemory scratch_, prepared_, prepared_scale_, prepared_offset_, sampling_;
+  std::vector<std::vector<float>> work_;  // [window]: [B][w + L][D]
+  std::vector<std::vector<float>> scores_, angles_, gates_;  // [thread]
+  std::vector<std::vector<double>> laws_;
+  struct Turn {
+    std::int64_t width;
+    double base;
+    std::vector<float> table;  // [position][2][width / 2]
+  };
+  std::vector<Turn> turns_;
+};
+
+template <class Take>
+void ChainruleMachine::head(const float* hidden, std::int64_t count, Take take) {
+  const std::int64_t dim = hidden_dim();
+  for (std::int64_t n = 0; n < count; n += kMost) {
+    const std::int64_t many = count - n < kMost ? count - n : kMost;
+    head_rows(hidden + n * dim, many);
+    for (std::int64_t i = 0; i < many; ++i) take(n + i, row(logits_, i));
+  }
+}

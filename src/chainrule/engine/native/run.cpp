@@ -1,0 +1,352 @@
+// Running a machine: every thread goes through all ops; they meet before and after what mixes rows.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+#include "dispatch.h"
+#include "machine.h"
+#include "ngram.h"
+
+namespace {
+
+constexpr std::int64_t kTurns = 8192;       // positions whose angles are kept
+constexpr std::int64_t kAlone = 1'500'000;  // multiplications below which one thread is quicker
+constexpr std::int64_t kFarthest = std::int64_t{1} << 40;
+
+}  // namespace
+
+void ChainruleMachine::make_room(std::int64_t rows) {
+  if (rows <= room_) return;
+  room_ = rows;
+  const std::int64_t wide = (widest_ + 64) * rows;
+  scratch_ = ChainruleMemory(static_cast<std::size_t>((columns_ * rows + 64) * 4));
+  std::memset(scratch_.data(), 0, scratch_.bytes());
+  prepared_ = ChainruleMemory(static_cast<std::size_t>(wide * 4 + 64));
+  prepared_scale_ = ChainruleMemory(static_cast<std::size_t>(most_groups_ * rows * 4 + 64));
+  prepared_offset_ = ChainruleMemory(static_cast<std::size_t>(most_groups_ * rows * 4 + 64));
+}
+
+void ChainruleMachine::check(const ChainruleCall& call) const {
+  if (call.rows < 1 || call.length < 1) throw std::invalid_argument("no symbols to consume");
+  std::int64_t farthest = 0;
+  for (std::int64_t b = 0; b < call.rows; ++b) {
+    if (call.positions[b] < 0 || call.positions[b] > kFarthest - call.length) {
+      throw std::invalid_argument("a position out of range");
+    }
+    farthest = std::max(farthest, call.positions[b] + call.length - 1);
+    for (std::size_t c = 0; c < call.places.size(); ++c) {
+      const std::int64_t place = call.places[c][b];
+      if (place < 0 || place > kFarthest || place + call.length > call.capacity[c] * 16) {
+        throw std::invalid_argument("a length past the capacity of its cache");
+      }
+    }
+  }
+  for (const ChainruleStep& each : ops_) {
+    if (each.op != ChainruleOp::embed) continue;
+    const std::int64_t rows = weights_[each.at[1]]->matrix.rows;
+    if (each.at[2] && farthest >= rows) throw std::invalid_argument("a position past the last");
+    for (std::int64_t i = 0; !each.at[2] && i < call.rows * call.length; ++i) {
+      if (call.symbols[i] < 0 || call.symbols[i] >= rows) {
+        throw std::invalid_argument("a symbol outside the alphabet");
+      }
+    }
+  }
+}
+
+void ChainruleMachine::run(const ChainruleCall& call) {
+  check(call);
+  const std::int64_t each = std::min(call.length, std::max<std::int64_t>(1, kMost / call.rows));
+  for (const ChainruleLeaf& leaf : leaves_) {
+    if (leaf.kind != ChainruleKind::window) continue;
+    auto& work = work_[leaf.place];
+    work.resize(static_cast<std::size_t>(call.rows * (leaf.width + each) * leaf.dim));
+    for (std::int64_t b = 0; b < call.rows; ++b) {
+      std::memcpy(work.data() + b * (leaf.width + each) * leaf.dim,
+                  call.windows[leaf.place][b], leaf.width * leaf.dim * 4);
+    }
+  }
+  for (std::int64_t first = 0; first < call.length; first += each) {
+    piece(call, first, std::min(each, call.length - first));
+  }
+}
+
+float* ChainruleMachine::work(std::int64_t window, std::int64_t b, std::int64_t t) const {
+  const ChainruleLeaf& leaf = leaves_[window];
+  const std::int64_t each =
+      static_cast<std::int64_t>(work_[leaf.place].size()) / call_->rows / leaf.dim;
+  return const_cast<float*>(work_[leaf.place].data()) + (b * each + t) * leaf.dim;
+}
+
+void ChainruleMachine::piece(const ChainruleCall& call, std::int64_t first, std::int64_t length) {
+  call_ = &call, first_ = first, length_ = length, rows_ = call.rows * length;
+  make_room(std::max(rows_, call.rows));
+  std::int64_t longest = 0, farthest = 0;
+  for (std::int64_t b = 0; b < call.rows; ++b) {
+    farthest = std::max(farthest, call.positions[b] + first + length);
+    for (const auto& places : call.places) longest = std::max(longest, places[b] + first + length);
+  }
+  for (std::int64_t s : call.memory_length) longest = std::max(longest, s);
+  for (auto& scores : scores_) {
+    const auto room = static_cast<std::size_t>(chainrule_score_room(longest + 64));
+    if (scores.size() < room) scores.resize(room + room / 2);
+  }
+  for (Turn& turn : turns_) {
+    const std::int64_t half = turn.width / 2;
+    const std::int64_t have = static_cast<std::int64_t>(turn.table.size()) / turn.width;
+    std::int64_t want = std::min(farthest, kTurns);
+    if (want <= have) continue;
+    want = std::min(kTurns, std::max(want, have + 256));
+    turn.table.resize(static_cast<std::size_t>(want * turn.width));
+    for (std::int64_t p = have; p < want; ++p) {
+      for (std::int64_t i = 0; i < half; ++i) {
+        const double rate = std::pow(turn.base, -2.0 * static_cast<double>(i) / turn.width);
+        const double angle = static_cast<double>(p) * rate;
+        turn.table[p * turn.width + i] = static_cast<float>(std::cos(angle));
+        turn.table[p * turn.width + half + i] = static_cast<float>(std::sin(angle));
+      }
+    }
+  }
+  pool_.run(
+      [this](int thread) {
+        for (const ChainruleStep& each : ops_) step(each, thread);
+        pool_.barrier();
+      },
+      macs_ * rows_ < kAlone);
+  for (std::int64_t b = 0; b < call.rows; ++b) {
+    const std::int64_t dim = hidden_dim();
+    for (std::int64_t t = 0; t < length; ++t) {
+      std::memcpy(call.hidden[b] + (first + t) * dim, row(hidden_, b * length + t), dim * 4);
+    }
+    for (std::size_t i = 0; i < leaves_.size(); ++i) {
+      const ChainruleLeaf& leaf = leaves_[i];
+      if (leaf.kind != ChainruleKind::window) continue;
+      const auto at = static_cast<std::int64_t>(i);
+      std::memcpy(call.new_windows[leaf.place][b] + first * leaf.dim, work(at, b, leaf.width),
+                  length * leaf.dim * 4);
+      std::memmove(work(at, b, 0), work(at, b, length), leaf.width * leaf.dim * 4);
+    }
+  }
+}
+
+void ChainruleMachine::head_rows(const float* hidden, std::int64_t count) {
+  call_ = nullptr, rows_ = count;
+  make_room(count);
+  for (std::int64_t n = 0; n < count; ++n) {
+    std::memcpy(row(hidden_, n), hidden + n * hidden_dim(), hidden_dim() * 4);
+  }
+  pool_.run(
+      [this](int thread) {
+        for (const ChainruleStep& each : head_) step(each, thread);
+        pool_.barrier();
+      },
+      head_macs_ * rows_ < kAlone);
+}
+
+// ---- ops ----
+
+void ChainruleMachine::step(const ChainruleStep& each, int thread) {
+  switch (each.op) {
+    case ChainruleOp::linear: do_linear(each, thread); return;
+    case ChainruleOp::attend: do_attend(each, thread); return;
+    case ChainruleOp::cell: do_cell(each, thread); return;
+    case ChainruleOp::recent: {
+      pool_.barrier();
+      const ChainruleLeaf& leaf = leaves_[each.at[2]];
+      for (std::int64_t b = thread; b < call_->rows; b += pool_.active()) {
+        for (std::int64_t t = 0; t < length_; ++t) {
+          const std::int64_t n = b * length_ + t;
+          std::memcpy(work(each.at[2], b, leaf.width + t), row(each.at[1], n), leaf.dim * 4);
+          std::memcpy(row(each.at[0], n), work(each.at[2], b, t + 1), leaf.width * leaf.dim * 4);
+        }
+      }
+      pool_.barrier();
+      return;
+    }
+    default:
+      for (std::int64_t n = rows_ * thread / pool_.active();
+           n < rows_ * (thread + 1) / pool_.active(); ++n) {
+        do_row(each, n, thread);
+      }
+  }
+}
+
+void ChainruleMachine::do_row(const ChainruleStep& each, std::int64_t n, int thread) {
+  const ChainruleKernels& k = chainrule_kernels();
+  const auto& at = each.at;
+  float* const out = row(at[0], n);
+  const std::int64_t dim = buffers_[at[0]].dim;
+  const auto vector = [&](std::int64_t i) {
+    return at[i] < 0 ? nullptr : weights_[at[i]]->vector.data();
+  };
+  const std::int64_t b = call_ ? n / length_ : 0, t = call_ ? n % length_ : 0;
+  switch (each.op) {
+    case ChainruleOp::embed: {
+      const std::int64_t index = at[2] ? call_->positions[b] + first_ + t
+                                       : call_->symbols[b * call_->length + first_ + t];
+      k.embed(weights_[at[1]]->matrix, index, out);
+      return;
+    }
+    case ChainruleOp::symbol:
+      *out = static_cast<float>(call_->symbols[b * call_->length + first_ + t]);
+      return;
+    case ChainruleOp::wave: {
+      const auto position = static_cast<double>(call_->positions[b] + first_ + t);
+      for (std::int64_t d = 0; d < dim; ++d) {
+        out[d] = static_cast<float>(std::sin(vector(1)[d] * position + vector(2)[d]));
+      }
+      return;
+    }
+    case ChainruleOp::bias: k.add(row(at[1], n), vector(2), dim, out); return;
+    case ChainruleOp::add: k.add(row(at[1], n), row(at[2], n), dim, out); return;
+    case ChainruleOp::mul: k.mul(row(at[1], n), row(at[2], n), dim, out); return;
+    case ChainruleOp::norm:
+      k.norm(at[4] != 0, row(at[1], n), dim, vector(2), vector(3),
+             static_cast<float>(each.real), out);
+      return;
+    case ChainruleOp::activate:
+      k.activate(static_cast<int>(at[2]), row(at[1], n), dim, out);
+      return;
+    case ChainruleOp::gate: k.gate(static_cast<int>(at[2]), row(at[1], n), dim, out); return;
+    case ChainruleOp::rope: {
+      std::int64_t position = call_->positions[b] + first_ + t;
+      if (at[3]) position = std::min(position, at[3]);
+      const float* const turn = angles(each, position, thread);
+      k.rope(row(at[1], n), dim, at[2], turn, turn + at[2] / 2, out);
+      return;
+    }
+    case ChainruleOp::cross: {
+      const std::int64_t place = leaves_[at[2]].place;
+      k.cross({row(at[1], n), call_->memory[place][b], call_->memory_ok[place][b],
+               call_->memory_length[place], at[3], dim, scores_[thread].data(), out});
+      return;
+    }
+    case ChainruleOp::backoff: {
+      const std::int64_t width = buffers_[at[1]].dim;
+      std::vector<std::int64_t> past(width);
+      for (std::int64_t i = 0; i < width; ++i) {
+        past[i] = static_cast<std::int64_t>(row(at[1], n)[i]);
+      }
+      const auto& contexts = weights_[at[2]]->ints;
+      const auto& grams = weights_[at[3]]->ints;
+      const ChainruleTables tables{contexts.data(), static_cast<std::int64_t>(contexts.size()),
+                                   grams.data(), static_cast<std::int64_t>(grams.size()),
+                                   weights_[at[4]]->reals.data(), weights_[at[5]]->reals.data(),
+                                   size_, width + 1};
+      laws_[thread].resize(static_cast<std::size_t>(size_));
+      chainrule_ngram_law(tables, past.data() + width, laws_[thread].data());
+      for (std::int64_t x = 0; x < size_; ++x) {
+        out[x] = static_cast<float>(std::log(laws_[thread][x]));
+      }
+      return;
+    }
+    default: return;
+  }
+}
+
+const float* ChainruleMachine::angles(const ChainruleStep& each, std::int64_t position,
+                                      int thread) {
+  const Turn& turn = turns_[each.at[4]];
+  const std::int64_t half = turn.width / 2;
+  if (position < static_cast<std::int64_t>(turn.table.size()) / turn.width) {
+    return turn.table.data() + position * turn.width;
+  }
+  auto& made = angles_[thread];
+  made.resize(static_cast<std::size_t>(turn.width));
+  for (std::int64_t i = 0; i < half; ++i) {
+    const double rate = std::pow(turn.base, -2.0 * static_cast<double>(i) / turn.width);
+    made[i] = static_cast<float>(std::cos(static_cast<double>(position) * rate));
+    made[half + i] = static_cast<float>(std::sin(static_cast<double>(position) * rate));
+  }
+  return made.data();
+}
+
+void ChainruleMachine::product(const ChainruleWeight& w, const float* x, std::int64_t stride_x,
+                               std::int64_t rows, const float* bias, float* y,
+                               std::int64_t stride_y, int thread) {
+  const ChainruleKernels& k = chainrule_kernels();
+  const ChainruleMatrix& m = w.matrix;
+  const int threads = pool_.active();
+  const ChainruleInput in{rows, prepared_.data(), prepared_scale_.as<float>(),
+                          prepared_offset_.as<std::int32_t>()};
+  k.prepare(m, x, stride_x, rows * thread / threads, rows * (thread + 1) / threads, in);
+  pool_.barrier();
+  k.linear(m, in, m.blocks * thread / threads, m.blocks * (thread + 1) / threads, bias, y, stride_y);
+  pool_.barrier();
+}
+
+void ChainruleMachine::do_linear(const ChainruleStep& each, int thread) {
+  const ChainruleBuffer& x = buffers_[each.at[1]];
+  const ChainruleBuffer& y = buffers_[each.at[0]];
+  const float* const bias = each.at[3] < 0 ? nullptr : weights_[each.at[3]]->vector.data();
+  product(*weights_[each.at[2]], row(each.at[1], 0), x.stride, rows_, bias, row(each.at[0], 0),
+          y.stride, thread);
+}
+
+void ChainruleMachine::do_attend(const ChainruleStep& each, int thread) {
+  const ChainruleKernels& k = chainrule_kernels();
+  const auto& at = each.at;
+  const ChainruleLeaf& leaf = leaves_[at[4]];
+  const std::int64_t width = leaf.width, groups = leaf.dim / width, heads = at[5];
+  const std::int64_t block = block_bytes(leaf), half = call_->capacity[leaf.place] * block;
+  const int threads = pool_.active();
+  const auto keys = [&](std::int64_t b, std::int64_t g) {
+    return call_->caches[leaf.place][b] + 2 * g * half;
+  };
+  ChainruleAttend job;
+  job.narrow = narrow_, job.width = width, job.padded = (width + 15) / 16 * 16;
+  job.window = at[6], job.sinks = at[7], job.count = length_, job.scores = scores_[thread].data();
+  job.stride_q = buffers_[at[1]].stride, job.stride_out = buffers_[at[0]].stride;
+  pool_.barrier();
+  for (std::int64_t i = thread; i < call_->rows * groups; i += threads) {
+    const std::int64_t b = i / groups, g = i % groups;
+    for (std::int64_t t = 0; t < length_; ++t) {
+      const std::int64_t n = b * length_ + t;
+      k.remember(row(at[2], n) + g * width, row(at[3], n) + g * width, width, job.padded, narrow_,
+                 call_->places[leaf.place][b] + first_ + t, keys(b, g), keys(b, g) + half);
+    }
+  }
+  pool_.barrier();
+  for (std::int64_t i = thread; i < call_->rows * heads; i += threads) {
+    const std::int64_t b = i / heads, h = i % heads, g = h / (heads / groups), n = b * length_;
+    job.place = call_->places[leaf.place][b] + first_;
+    job.query = row(at[1], n) + h * width;
+    job.edge = at[8] < 0 ? nullptr : row(at[8], n) + h * width;
+    job.stride_edge = at[8] < 0 ? 0 : buffers_[at[8]].stride;
+    job.keys = keys(b, g), job.values = keys(b, g) + half;
+    job.out = row(at[0], n) + h * width;
+    k.attend(job);
+  }
+  pool_.barrier();
+}
+
+void ChainruleMachine::do_cell(const ChainruleStep& each, int thread) {
+  const ChainruleKernels& k = chainrule_kernels();
+  const auto& at = each.at;
+  const std::int64_t dim = buffers_[at[0]].dim, rows = call_->rows, threads = pool_.active();
+  const std::int64_t hidden = at[3] == 1 ? dim : 0;  // behind the cell vector of an lstm
+  const std::int64_t stride = work(at[2], 1, 0) - work(at[2], 0, 0);
+  const std::int64_t gates = at[3] == 3 ? 0 : (weights_[at[4]]->matrix.rows + 15) / 16 * 16;
+  pool_.barrier();
+  if (thread == 0) {
+    const auto room = static_cast<std::size_t>(rows * gates + 16);
+    if (gates_[0].size() < room) gates_[0].resize(room);
+  }
+  pool_.barrier();
+  const std::int64_t first = dim * thread / threads / 16 * 16;
+  const std::int64_t end = thread + 1 == threads ? dim : dim * (thread + 1) / threads / 16 * 16;
+  for (std::int64_t t = 0; t < length_; ++t) {
+    if (gates) {
+      product(*weights_[at[4]], work(at[2], 0, t) + hidden, stride, rows,
+              weights_[at[5]]->vector.data(), gates_[0].data(), gates, thread);
+    }
+    for (std::int64_t b = 0; b < rows; ++b) {
+      const std::int64_t n = b * length_ + t;
+      float* const after = work(at[2], b, t + 1);
+      k.cell(static_cast<int>(at[3]), row(at[1], n), gates_[0].data() + b * gates,
+             work(at[2], b, t), first, end, dim, after);
+      std::memcpy(row(at[0], n) + first, after + hidden + first, (end - first) * 4);
+    }
+    pool_.barrier();
+  }
+}

@@ -1,0 +1,284 @@
+"""Reference: any Program in torch, slow and obvious. In float64 it is the oracle of the engine.
+
+Shapes: B rows, L symbols in this call, R undoable tail, D width of a buffer, w values of a window,
+H heads, G key-value heads, K head width, S keys, V alphabet size, C contexts of an n-gram.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chainrule.core.distributions import Categorical
+from chainrule.core.model import SequenceModel
+from chainrule.core.state import Grow
+from chainrule.engine import program as p
+from chainrule.engine.lowered import FIRST, Lowered, Windows, load
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+
+
+class Reference(Lowered):
+    """``program`` in torch, on the processor.
+
+    Args:
+        model: whose step it is.
+        tensors: where the weights are; those of ``model`` if None.
+        dtype: of buffers, caches and windows.
+
+    Raises:
+        ValueError: a tensor that isn't there, or of another shape or type.
+    """
+
+    backend = "reference"
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        program: p.Program,
+        tensors: Mapping[str, Tensor] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(model, program)
+        self.dtype = dtype
+        told = model.state_dict() if tensors is None else tensors
+        self.weights = {
+            name: t if program.weights[name].kind == "table" else t.to(dtype)
+            for name, t in load(program, told).items()
+        }
+
+    def cache(self, name: str, rows: int) -> Grow:
+        leaf = self.program.leaves[name]
+        shape = (rows, 2, leaf.dim // leaf.width, FIRST, leaf.width)
+        return Grow.empty(torch.zeros(shape, dtype=self.dtype), axis=3)
+
+    def compact(self, name: str, cache: Grow, first: int, newest: int) -> Grow:
+        return cache.compact(first, newest)
+
+    def run(
+        self,
+        x: Tensor,
+        pos: Sequence[int],
+        caches: Mapping[str, Grow],
+        windows: Windows,
+        fixed: Windows,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        pos_BL = torch.tensor(pos, dtype=torch.int64)[:, None] + torch.arange(x.shape[1])
+        call = _Call(self, x, pos_BL, caches, windows, fixed)
+        call.run(self.program.ops)
+        return call.read(self.program.hidden), call.new
+
+    def law(self, hidden: Tensor) -> Categorical:
+        nothing = hidden.new_zeros(hidden.shape[:2], dtype=torch.int64)
+        call = _Call(self, nothing, nothing, {}, {}, {})
+        call.buffers[self.program.hidden] = hidden.to(self.dtype)
+        call.run(self.program.head)
+        logits = call.read(self.program.logits)
+        last = [op for op in self.program.head if op.out == self.program.logits][-1:]
+        normalised = any(isinstance(op, p.Backoff) for op in last)
+        return Categorical.normalised(logits) if normalised else Categorical(logits)
+
+
+class _Call:
+    """The buffers of one call, and one method an op, named after it."""
+
+    def __init__(
+        self,
+        reference: Reference,
+        x_BL: Tensor,
+        pos_BL: Tensor,
+        caches: Mapping[str, Grow],
+        windows: Windows,
+        fixed: Windows,
+    ) -> None:
+        self.program, self.dtype = reference.program, reference.dtype
+        self.weights = reference.weights
+        self.x_BL, self.pos_BL = x_BL, pos_BL
+        self.caches, self.windows, self.fixed = caches, windows, fixed
+        self.buffers: dict[str, Tensor] = {}
+        self.new: dict[str, Tensor] = {}  # what joins the windows
+
+    def run(self, ops: Sequence[p.Op]) -> None:
+        for op in ops:
+            self.buffers[op.out] = getattr(self, f"_{op.name}")(op)
+
+    def read(self, name: str) -> Tensor:
+        """A buffer or a view of one [B, L, D]."""
+        buffer = self.program.buffers[name]
+        whole = self.buffers[buffer.of or name]
+        return whole[..., buffer.first : buffer.first + buffer.dim]
+
+    def bias(self, name: str | None) -> Tensor | float:
+        return 0.0 if name is None else self.weights[name]
+
+    # ---- from symbols and positions ----
+
+    def _embed(self, op: p.Embed) -> Tensor:
+        return self.weights[op.weight][self.x_BL if op.of == "symbol" else self.pos_BL]
+
+    def _symbol(self, op: p.Symbol) -> Tensor:
+        return self.x_BL[..., None].to(self.dtype)
+
+    def _wave(self, op: p.Wave) -> Tensor:
+        # In float64, as rotary angles: positions far out keep their differences.
+        rate, phase = self.weights[op.rate].double(), self.weights[op.phase].double()
+        return torch.sin(rate * self.pos_BL[..., None] + phase).to(self.dtype)
+
+    # ---- from each position to the same ----
+
+    def _linear(self, op: p.Linear) -> Tensor:
+        return self.read(op.x) @ self.weights[op.weight].T + self.bias(op.bias)
+
+    def _bias(self, op: p.Bias) -> Tensor:
+        return self.read(op.x) + self.weights[op.weight]
+
+    def _add(self, op: p.Add) -> Tensor:
+        return self.read(op.a) + self.read(op.b)
+
+    def _mul(self, op: p.Mul) -> Tensor:
+        return self.read(op.a) * self.read(op.b)
+
+    def _norm(self, op: p.Norm) -> Tensor:
+        x = self.read(op.x)
+        if op.kind == "layer":
+            x = x - x.mean(-1, keepdim=True)
+        rate = (x.square().mean(-1, keepdim=True) + op.epsilon).rsqrt()
+        return x * rate * self.weights[op.weight] + self.bias(op.bias)
+
+    def _activate(self, op: p.Activate) -> Tensor:
+        return FUNCTIONS[op.kind](self.read(op.x))
+
+    def _gate(self, op: p.Gate) -> Tensor:
+        gate, value = self.read(op.x).chunk(2, -1)
+        return FUNCTIONS[op.kind](gate) * value
+
+    def _rope(self, op: p.Rope) -> Tensor:
+        x = _heads(self.read(op.x), op.width)  # [B, H, L, K]
+        pos = self.pos_BL.clamp_max(op.limit) if op.limit else self.pos_BL
+        rate = op.base ** (-torch.arange(0, op.width, 2, dtype=torch.float64) / op.width)
+        angle = pos.double()[:, None, :, None] * rate
+        cos, sin = angle.cos().to(self.dtype), angle.sin().to(self.dtype)
+        left, right = x.chunk(2, -1)
+        turned = torch.cat([left * cos - right * sin, right * cos + left * sin], -1)
+        return turned.transpose(1, 2).flatten(2)
+
+    # ---- attention ----
+
+    def _attend(self, op: p.Attend) -> Tensor:
+        cache, length = self.caches[op.cache], self.x_BL.shape[1]
+        width = self.program.leaves[op.cache].width
+        cache.write(_heads(self.read(op.k), width), 0)
+        cache.write(_heads(self.read(op.v), width), 1)
+        keys, values = cache.read(0), cache.read(1)  # [B, G, S, K]
+        group = op.heads // keys.shape[1]
+        keys, values = (t.repeat_interleave(group, 1) for t in (keys, values))
+        scores = _heads(self.read(op.q), width) @ keys.mT  # [B, H, L, S]
+        key = torch.arange(keys.shape[2])
+        if op.edge is not None:
+            scores = torch.where(
+                key < op.sinks, _heads(self.read(op.edge), width) @ keys.mT, scores
+            )
+        first = torch.tensor([n - length for n in cache.lens])[:, None]
+        query = (first + torch.arange(length))[:, None, :, None]
+        seen = (key <= query) & ((query - key < op.window) | (key < op.sinks))
+        return _mix(scores, seen, values)
+
+    def _cross(self, op: p.Cross) -> Tensor:
+        q = self.read(op.q)
+        width = q.shape[-1] // op.heads
+        keys, values = (_heads(t, width) for t in self.fixed[op.memory].to(q).chunk(2, -1))
+        seen = self.fixed[f"{op.memory}_ok"][:, None, None]
+        return _mix(_heads(q, width) @ keys.mT, seen, values)
+
+    # ---- recurrence ----
+
+    def _cell(self, op: p.Cell) -> Tensor:
+        x_BLG, state = self.read(op.x), self.windows[op.state][:, -1].to(self.dtype)
+        dim, states = self.program.buffers[op.out].dim, []
+        for t in range(x_BLG.shape[1]):
+            hidden = state[:, -dim:]
+            own = None
+            if op.weight is not None:
+                own = hidden @ self.weights[op.weight].T + self.bias(op.bias)
+            state = _cell(op.kind, x_BLG[:, t], own, state)
+            states.append(state)
+        self.new[op.state] = torch.stack(states, 1)
+        return self.new[op.state][..., -dim:]
+
+    def _recent(self, op: p.Recent) -> Tensor:
+        x, length = self.read(op.x), self.x_BL.shape[1]
+        every = torch.cat([self.windows[op.state].to(self.dtype), x], 1)
+        width = every.shape[1] - length
+        self.new[op.state] = x
+        return torch.stack([every[:, t : t + width].flatten(1) for t in range(1, length + 1)], 1)
+
+    def _backoff(self, op: p.Backoff) -> Tensor:
+        x, size = self.read(op.x), self.program.size
+        tables = [self.weights[n] for n in (op.contexts, op.grams, op.values, op.backoff)]
+        laws = [_backoff(row.tolist(), size, *tables) for row in x.flatten(0, 1)]
+        return torch.stack(laws).view(*x.shape[:2], size).to(self.dtype)
+
+
+def _heads(x_BLD: Tensor, width: int) -> Tensor:
+    """[B, H, L, K]."""
+    return x_BLD.reshape(*x_BLD.shape[:2], -1, width).transpose(1, 2)
+
+
+def _mix(scores_BHLS: Tensor, seen: Tensor, values_BHSK: Tensor) -> Tensor:
+    """The values, weighted by a softmax of the scores: [B, L, H · K]."""
+    scores = scores_BHLS / math.sqrt(values_BHSK.shape[-1])
+    mixed = scores.masked_fill(~seen, -torch.inf).softmax(-1) @ values_BHSK
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def _cell(kind: str, x: Tensor, own: Tensor | None, state: Tensor) -> Tensor:
+    """The new state from what the input and the hidden vector add to the gates."""
+    if own is None:  # minGRU
+        gate, new = x.chunk(2, -1)
+        z = torch.sigmoid(gate)
+        return (1 - z) * state + z * new
+    if kind == "tanh":
+        return torch.tanh(x + own)
+    if kind == "lstm":
+        i, f, g, o = (x + own).chunk(4, -1)
+        c = torch.sigmoid(f) * state.chunk(2, -1)[0] + torch.sigmoid(i) * torch.tanh(g)
+        return torch.cat([c, torch.sigmoid(o) * torch.tanh(c)], -1)
+    (r, z, n), (own_r, own_z, own_n) = x.chunk(3, -1), own.chunk(3, -1)
+    z = torch.sigmoid(z + own_z)
+    n = torch.tanh(n + torch.sigmoid(r + own_r) * own_n)
+    return (1 - z) * n + z * state
+
+
+def _backoff(
+    recent: Sequence[float],
+    size: int,
+    contexts: Tensor,
+    grams: Tensor,
+    values: Tensor,
+    backoff: Tensor,
+) -> Tensor:
+    """log p [V] of the next symbol behind ``recent``, the oldest symbol first."""
+    law, row = values[:size].clone(), 0
+    for symbol in reversed(recent):
+        if symbol not in range(size + 1):
+            break
+        key = row * (size + 1) + int(symbol)
+        at = int(torch.searchsorted(contexts, key))
+        if at >= len(contexts) or contexts[at] != key:
+            break
+        row = at + 1
+        first, end = torch.searchsorted(grams, torch.tensor([row * size, (row + 1) * size]))
+        law = law * backoff[row]
+        law[grams[first:end] - row * size] += values[first:end]
+    return law.log()

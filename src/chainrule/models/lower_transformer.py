@@ -1,0 +1,107 @@
+"""The step of a transformer as a Program; see engine/program.py for the ops.
+
+Widths: D of the residual, H query heads and G key-value heads of K each.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chainrule.engine import program as p
+
+if TYPE_CHECKING:
+    from chainrule.models.transformer import Transformer
+
+
+def lower(model: Transformer) -> p.Program:
+    """Either layout; the extra heads and what a mask embeds are no part of the step."""
+    config, size = model.config, model.space.size
+    assert size is not None
+    llama, dim, width = not model.learned, config.dim, config.head_width
+    queries, keys = config.num_heads * width, config.num_kv_heads * width
+    inner = config.hidden * (2 if llama else 1)
+    rows = max(size, model.begin + 1)
+    buffers = {
+        "x": p.Buffer(dim),
+        "normal": p.Buffer(dim),
+        "qkv": p.Buffer(queries + 2 * keys),
+        "q": p.Buffer(queries, "qkv"),
+        "k": p.Buffer(keys, "qkv", queries),
+        "v": p.Buffer(keys, "qkv", queries + keys),
+        "mixed": p.Buffer(queries),
+        "up": p.Buffer(inner),
+        "inner": p.Buffer(config.hidden),
+        "branch": p.Buffer(dim),
+        "hidden": p.Buffer(dim),
+        "logits": p.Buffer(size),
+    }
+    weights = {"embedding": p.Weight("embedding.weight", (rows, dim))}
+    leaves = {}
+    ops: list[p.Op] = [p.Embed("x", "embedding")]
+
+    def weight(name: str, *shape: int) -> str:
+        weights[name] = p.Weight(name, shape, kind="vector" if len(shape) == 1 else "matrix")
+        return name
+
+    def linear(out: str, x: str, name: str) -> p.Linear:
+        shape = buffers[out].dim, buffers[x].dim
+        bias = None if llama else weight(f"{name}.bias", shape[0])
+        return p.Linear(out, x, weight(f"{name}.weight", *shape), bias)
+
+    def norm(out: str, name: str) -> p.Norm:
+        bias = None if llama else weight(f"{name}.bias", dim)
+        scale = weight(f"{name}.weight", dim)
+        return p.Norm(out, "x", scale, bias, "rms" if llama else "layer", config.epsilon)
+
+    q, k, edge = "q", "k", None
+    if llama:
+        q, k = "turned_q", "turned_k"
+        buffers |= {q: p.Buffer(queries), k: p.Buffer(keys)}
+        if config.sinks:
+            edge = "edge"
+            buffers[edge] = p.Buffer(queries)
+    else:
+        buffers["place"] = p.Buffer(dim)
+        place = weight("position.weight", config.context, dim)
+        ops += [p.Embed("place", place, "position"), p.Add("x", "x", "place")]
+    for i in range(config.num_layers):
+        layer, cache = f"layers.{i}", f"cache.{i}"
+        leaves[cache] = p.Leaf("cache", keys, width)
+        ops += [norm("normal", f"{layer}.norm_in"), linear("qkv", "normal", f"{layer}.qkv")]
+        if llama:
+            ops += [
+                p.Rope(q, "q", width, config.rope_base),
+                p.Rope(k, "k", width, config.rope_base),
+            ]
+        if edge:  # towards the sinks, as far off as the context reaches and no farther
+            ops += [p.Rope(edge, "q", width, config.rope_base, config.context - 1)]
+        window = config.context - config.sinks
+        ops += [
+            p.Attend("mixed", q, k, "v", cache, config.num_heads, window, config.sinks, edge),
+            linear("branch", "mixed", f"{layer}.out"),
+            p.Add("x", "x", "branch"),
+            norm("normal", f"{layer}.norm_mid"),
+            linear("up", "normal", f"{layer}.up"),
+            p.Gate("inner", "up", "silu")
+            if llama
+            else p.Activate("inner", "up", "gelu_tanh" if config.gelu == "tanh" else "gelu"),
+            linear("branch", "inner", f"{layer}.down"),
+            p.Add("x", "x", "branch"),
+        ]
+    ops += [norm("hidden", "norm")]
+    out = "embedding"  # one matrix for both where a head of its own would hold the same rows
+    if not config.tied:
+        out = weight("head.weight", size, dim)
+    elif rows > size:
+        weights["head"] = p.Weight("embedding.weight", (size, dim))
+        out = "head"
+    return p.Program(
+        size,
+        model.begin,
+        buffers,
+        weights,
+        leaves,
+        tuple(ops),
+        (p.Linear("logits", "hidden", out),),
+        context=config.context if model.learned else 0,
+    )
