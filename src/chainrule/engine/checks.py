@@ -13,7 +13,6 @@ HEAD = (p.Linear, p.Bias, p.Add, p.Mul, p.Norm, p.Activate, p.Gate, p.Backoff)
 IN_PLACE = (p.Bias, p.Add, p.Mul, p.Activate)  # each value from its own place alone
 MOST_COLUMNS = 2**26  # of all buffers together
 TAKEN = ("hidden", "symbols")  # leaves that every state may have beside the program's
-FUNCTIONS = ("relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh")
 
 
 def check(program: p.Program) -> None:
@@ -221,8 +220,8 @@ class _Checker:
         self.function(op.kind)
 
     def function(self, kind: str) -> None:
-        if kind not in FUNCTIONS:
-            self.fail(f"unknown function {kind!r}; known: {', '.join(FUNCTIONS)}")
+        if kind not in p.FUNCTIONS:
+            self.fail(f"unknown function {kind!r}; known: {', '.join(p.FUNCTIONS)}")
 
     def _gate(self, op: p.Gate, dim: int) -> None:
         self.same(self.read(op.x), 2 * dim, op.x)
