@@ -22,6 +22,11 @@ NAMES = (
     "demo_bits",
     "faults",
     "constraints",
+    "engine_limits",
+    "decode_gpt2",
+    "decode_small",
+    "decode_rnn",
+    "prefill",
 )
 
 

@@ -22,7 +22,9 @@ def main(data: Path | None) -> None:
         return
     out: dict[str, Any] = {}
     for model in ("lstm", "gru"):
+        unlike = ("onnxruntime", "fused-int8")  # onnxruntime quantises no GRU
+        peers = [name for name in CELLS if model == "lstm" or name != unlike]
         for threads in (1, 2):
-            found = compare(model, (*OURS, *CELLS), TASKS, threads)
+            found = compare(model, (*OURS, *peers), TASKS, threads)
             out[f"{model}, threads: {threads}"] = found
     save("decode_rnn", out)

@@ -35,6 +35,7 @@ ROUNDS = 5
 REST = 0.1  # seconds for the last worker's threads to fall asleep
 CLOSE = {"f32": 1e-3, "bf16": 0.03, "int8": 0.06, "int8-row": 0.06, "q4": 0.4}  # relative L2
 OURS = tuple(("chainrule", kind) for kind in CLOSE)
+BITS = {"f32": 32, "bf16": 16, "int8": 8, "int8-row": 8, "q4": 4}  # of a weight; scales aside
 FORMATS = {"q8_0": "int8", "q4_0": "q4", "q4_0-pure": "q4", "torch": "f32", "plain": "f32"}
 FORMATS |= {"fused": "f32", "plain-int8": "int8", "fused-int8": "int8", "f32-mkl": "f32"}
 FORMATS |= {"int8-avx512": "int8"}
@@ -167,6 +168,11 @@ def compare(
         formats = {n: worker.format for n, worker in able.items()}
         print(f"{model}, {title}, threads: {threads}")
         out[title] = _report(figures, formats)
+        if task["task"] == "decode":  # all weights are read once a step: how near to the limit
+            size = (FOLDER / model / "model.safetensors").stat().st_size / task["batch"] / 1e9
+            for name, row in out[title].items():
+                share = BITS[formats[name]] / 32
+                row["GB_per_second"] = row["per_second"]["median"] * size * share
     for worker in workers.values():
         worker.end()
     return out

@@ -100,6 +100,8 @@ def main() -> None:
         print(json.dumps(faithful(peer, folder)), file=out)
         for line in sys.stdin:
             print(json.dumps({"seconds": timed(peer, begin, **json.loads(line))}), file=out)
+        out.flush()
+        os._exit(0)  # CTranslate2 has been seen to hang where it is taken down
 
 
 if __name__ == "__main__":

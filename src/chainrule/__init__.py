@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from chainrule.verbs.api import inspect as inspect
     from chainrule.verbs.api import mbr as mbr
     from chainrule.verbs.api import next as next
+    from chainrule.verbs.api import quantize as quantize
     from chainrule.verbs.api import score as score
     from chainrule.verbs.api import stream as stream
     from chainrule.verbs.doctor import doctor as doctor
@@ -42,6 +43,7 @@ _HOME = {
     "score": "api",
     "evaluate": "api",
     "bench": "api",
+    "quantize": "api",
     "inspect": "api",
     "demo": "api",
     "doctor": "doctor",
@@ -69,6 +71,7 @@ __all__ = [
     "load",
     "mbr",
     "next",
+    "quantize",
     "score",
     "stream",
 ]

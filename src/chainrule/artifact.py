@@ -11,12 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from chainrule import registry
 from chainrule.codecs.text import TextCodec
 from chainrule.core.config import from_dict, to_dict
 from chainrule.core.model import SequenceModel
+from chainrule.engine.backend import Choice, Compiled, choose
+from chainrule.engine.build import Rows, held, rows_of
+from chainrule.engine.program import Program, Weight
+from chainrule.engine.quantize import DTYPES, GROUP, DType, Narrow
 from chainrule.files import (
+    TensorFile,
     load_into,
     match_shapes,
     read_json,
@@ -26,7 +32,7 @@ from chainrule.files import (
     write_tensors,
 )
 
-FORMAT = 1
+FORMAT = 2  # a run whose weights are quantised; without, it is 1
 
 
 @dataclass(eq=False)
@@ -34,29 +40,75 @@ class Artifact:
     """A model with the codec that its symbols come from.
 
     Args:
+        outline: the model; while nobody has asked for ``model``, it may be on the meta device.
         recipe: how it was trained (JSON-able); results: held-out scores and the like.
+        stored: where the weights of an outline are.
     """
 
-    model: SequenceModel
+    outline: SequenceModel
     codec: TextCodec
     recipe: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     baseline: SequenceModel | None = None  # an n-gram of the same training part
     path: Path | None = None
     choices: dict[Any, Any] = field(default_factory=dict)  # what strategy auto has measured
+    stored: Stored | None = None
+    engines: dict[tuple[DType, int], Compiled] = field(default_factory=dict)
+
+    @property
+    def model(self) -> SequenceModel:
+        """The model in torch, with its weights: they are read when it is first asked for."""
+        if self.stored is not None and on_meta(self.outline):
+            self.outline = self.stored.model(type(self.outline), self.outline.config)
+            for each in self.engines.values():
+                each.__dict__["model"] = self.outline  # extra heads run in torch
+        return self.outline
+
+    @model.setter
+    def model(self, model: SequenceModel) -> None:
+        self.outline, self.stored = model, None
+        self.engines.clear()
+
+    @property
+    def precision(self) -> DType | None:
+        """The dtype that the weights were quantised to."""
+        return None if self.stored is None else self.stored.dtype
+
+    def choose(self, backend: str = "auto", dtype: str | None = None, **how: Any) -> Choice:
+        """Where it runs; the rest as ``engine.backend.choose`` takes it.
+
+        Raises:
+            ValueError: what can't be, with the reason.
+        """
+        return choose(self.outline, backend, dtype, stored=self.precision, **how)
+
+    def runner(self, choice: Choice) -> SequenceModel:
+        """The model that ``choice`` means; compiled once, with the weights of that moment."""
+        if choice.backend == "torch":
+            return self.model
+        key = choice.dtype, torch.get_num_threads()
+        if key not in self.engines:
+            program: Any = self.outline.lower()
+            if any(leaf.kind == "fixed" for leaf in program.leaves.values()):
+                self.outline = self.model  # its encoder runs in torch
+            rows: Rows = rows_of(self.outline.state_dict())
+            if self.stored is not None and (self.precision or on_meta(self.outline)):
+                rows = self.stored.rows
+            self.engines[key] = Compiled(self.outline, *key, rows)
+        return self.engines[key]
 
     @property
     def kind(self) -> str:
         """The registry name of the model's class; of a wrapper, its own."""
-        known = type(self.model) in registry.MODELS.values()
-        return registry.kind_of(self.model) if known else type(self.model).__name__.lower()
+        known = type(self.outline) in registry.MODELS.values()
+        return registry.kind_of(self.outline) if known else type(self.outline).__name__.lower()
 
     def save_config(self, folder: Path) -> None:
         """Write config.json and the codec's files."""
         folder.mkdir(parents=True, exist_ok=True)
         codec = next(k for k, cls in registry.CODECS.items() if type(self.codec) is cls)
         config = {
-            "format": FORMAT,
+            "format": 1,
             "model": {"kind": self.kind, **to_dict(self.model.config)},
             "codec": {"kind": codec, **self.codec.save(folder)},
             "recipe": self.recipe,
@@ -76,8 +128,57 @@ class Artifact:
             write_tensors(folder / "ngram.safetensors", self.baseline.state_dict())
 
 
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """Weights in a file: floats, or, with ``dtype``, matrices that were quantised to it.
+
+    A matrix NAME that the engine multiplies by is then NAME.data and NAME.scale (see
+    ``engine.quantize``); where it is looked up, or kept wider, it is NAME in bf16.
+    """
+
+    file: TensorFile
+    dtype: DType | None = None
+
+    def rows(self, weight: Weight, first: int, count: int, dtype: DType) -> Tensor | Narrow:
+        """Rows of a program's weight, as ``engine.build.Rows``."""
+        name, at = weight.source, weight.first + first
+        if self.dtype is None or weight.kind != "matrix":
+            return self.file.rows(name, at, count)
+        columns = weight.shape[1]
+        if dtype == "bf16":
+            return Narrow(dtype, self.file.rows(name, at, count), None, columns)
+        data, scale = (self.file.rows(f"{name}.{part}", at, count) for part in ("data", "scale"))
+        return Narrow(dtype, data, scale, columns)
+
+    def model(self, cls: type[SequenceModel], config: Any) -> SequenceModel:
+        """The model in torch, what was quantised made wide again."""
+        model: SequenceModel = cls(config)
+        tensors, path = read_tensors(self.file.path)[0], self.file.path
+        if self.dtype is not None:
+            for name, kinds in kept_as(model.lower(), self.dtype).items():
+                wide = tensors.pop(name).float() if "bf16" in kinds else None
+                for kind in kinds - {"bf16"}:
+                    data, scale = (tensors.pop(f"{name}.{part}") for part in ("data", "scale"))
+                    columns = model.state_dict()[name].shape[1]
+                    wide = Narrow(kind, data, scale, columns).wide()
+                assert wide is not None
+                tensors[name] = wide
+        load_into(model, tensors, path)
+        return model.eval()
+
+
+def kept_as(program: Program, dtype: DType) -> dict[str, set[DType]]:
+    """Of every tensor that has matrices of the program: what a run quantised to ``dtype`` holds."""
+    found: dict[str, set[DType]] = {}
+    for name, kind in held(program, dtype).items():
+        found.setdefault(program.weights[name].source, set()).add(kind)
+    return found
+
+
 def load_artifact(folder: str | Path) -> Artifact:
     """Read a fitted artifact; every size is checked before anything is allocated.
+
+    The weights are read when they are asked for.
 
     Raises:
         ValueError: not a fitted artifact, a newer format, or files that contradict each other.
@@ -90,14 +191,27 @@ def load_artifact(folder: str | Path) -> Artifact:
     weights = folder / "model.safetensors"
     if not weights.exists():
         raise ValueError(f"{folder}: no model.safetensors yet; go on with chainrule fit --resume")
-    model = _weighted(cls, model_data, weights, f"{where}: model")
-    codec = _codec(folder, config, model)
+    outline, stored = _outlined(
+        cls, model_data, weights, f"{where}: model", _precision(config, where)
+    )
+    codec = _codec(folder, config, outline)
     baseline = None
     if config["baseline"] is not None:
         tables, name = folder / "ngram.safetensors", f"{where}: baseline"
-        baseline = _weighted(registry.MODELS["ngram"], config["baseline"], tables, name)
+        ngram, at = _outlined(registry.MODELS["ngram"], config["baseline"], tables, name)
+        baseline = at.model(type(ngram), ngram.config)
     recipe, results = dict(config["recipe"]), dict(config["results"])
-    return Artifact(model, codec, recipe, results, baseline, folder)
+    return Artifact(outline, codec, recipe, results, baseline, folder, stored=stored)
+
+
+def _precision(config: dict[str, Any], where: str) -> DType | None:
+    given = config["precision"]
+    if given is None:
+        return None
+    dtype = next((d for d in DTYPES[1:] if d == given.get("dtype")), None)
+    if dtype is None or config["format"] < 2:
+        raise ValueError(f"{where}: precision: dtype must be one of {', '.join(DTYPES[1:])}")
+    return dtype
 
 
 def load_config_parts(folder: Path, config: dict[str, Any]) -> tuple[SequenceModel, TextCodec]:
@@ -118,18 +232,46 @@ def _codec(folder: Path, config: dict[str, Any], model: SequenceModel) -> TextCo
     return codec
 
 
-def _weighted(
-    cls: type[SequenceModel], data: dict[str, Any], path: Path, where: str
-) -> SequenceModel:
-    """A model with its weights; shapes are compared before memory is taken."""
+def _outlined(
+    cls: type[SequenceModel],
+    data: dict[str, Any],
+    path: Path,
+    where: str,
+    dtype: DType | None = None,
+) -> tuple[SequenceModel, Stored]:
+    """A model on the meta device, and its weights, whose shapes are the model's."""
     config = from_dict(cls.Config, data, where)  # type: ignore[attr-defined]
     with torch.device("meta"):
-        blank = cls(config)
-    expected = {k: tuple(v.shape) for k, v in blank.state_dict().items()}
+        outline: SequenceModel = cls(config).eval()
+    expected = {k: tuple(v.shape) for k, v in outline.state_dict().items()}
+    if dtype is not None:
+        expected |= _narrowed(outline, dtype, expected, where)
     match_shapes(expected, tensor_shapes(path), path)
-    model = cls(config)
-    load_into(model, read_tensors(path)[0], path)
-    return model.eval()
+    return outline, Stored(TensorFile(path), dtype)
+
+
+def _narrowed(
+    outline: SequenceModel, dtype: DType, shapes: dict[str, tuple[int, ...]], where: str
+) -> dict[str, tuple[int, ...]]:
+    """What stands for the matrices, taken out of ``shapes``, in a quantised file."""
+    program: Any = outline.lower()
+    if not isinstance(program, Program):
+        raise ValueError(f"{where}: quantised, but {type(outline).__name__} has no program")
+    found: dict[str, tuple[int, ...]] = {}
+    for name, kinds in kept_as(program, dtype).items():
+        height, width = shapes.pop(name)
+        if "bf16" in kinds:
+            found[name] = height, width
+        for kind in kinds - {"bf16"}:
+            found[f"{name}.data"] = height, -(-width // 2) if kind == "q4" else width
+            group = GROUP.get(kind)
+            found[f"{name}.scale"] = (height, -(-width // group)) if group else (height,)
+    return found
+
+
+def on_meta(model: SequenceModel) -> bool:
+    """Whether it has shapes and no values."""
+    return any(t.is_meta for t in (*model.parameters(), *model.buffers()))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -150,16 +292,17 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder} has format {config['format']}, this chainrule reads {FORMAT}: upgrade it"
         )
-    known = {"format", "model", "codec", "recipe", "results", "baseline"}
+    known = {"format", "model", "codec", "recipe", "results", "baseline", "precision"}
     for key in config:
         if key not in known:
             raise ValueError(f"{path}: unknown key {key!r}; known: {', '.join(sorted(known))}")
     for key in sorted(known - {"format"}):
         if not isinstance(config.get(key), dict) and not (
-            key == "baseline" and not config.get(key)
+            key in ("baseline", "precision") and not config.get(key)
         ):
             raise ValueError(f"{path}: {key!r} must be an object")
     config.setdefault("baseline", None)
+    config.setdefault("precision", None)
     return config
 
 

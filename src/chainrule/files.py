@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -123,6 +125,68 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     with _opened(path) as file:
         return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+class TensorFile:
+    """Rows of the tensors of a safetensors file, read when they are asked for and never mapped.
+
+    What a process maps counts as its memory once it has been looked at; what it reads does not.
+
+    Raises:
+        ValueError: missing, truncated or foreign, or a type that no fitted artifact has.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.shapes = path, tensor_shapes(path)
+        with path.open("rb") as raw:
+            length = int.from_bytes(raw.read(8), "little")
+            header = json.loads(raw.read(length))
+        self._begin = 8 + length
+        self._at = {name: header[name]["data_offsets"][0] for name in self.shapes}
+        self.types = {}
+        for name in self.shapes:
+            kind = header[name]["dtype"]
+            if kind not in _TYPES:
+                raise ValueError(f"{path}: tensor {name!r} is {kind}, which nothing here reads")
+            self.types[name] = _TYPES[kind]
+
+    def tensor(self, name: str) -> Tensor:
+        """The whole of one."""
+        shape = self.shapes[name]
+        return self.rows(name, 0, shape[0] if shape else 1).view(shape)
+
+    def rows(self, name: str, first: int, count: int) -> Tensor:
+        """Rows ``first`` to ``first + count`` of a tensor.
+
+        Raises:
+            OSError: the file can't be read, or is shorter than it was.
+        """
+        shape, kind = self.shapes[name], self.types[name]
+        width = math.prod(shape[1:]) * kind.itemsize
+        out = bytearray(count * width)
+        with self.path.open("rb", buffering=0) as raw:
+            raw.seek(self._begin + self._at[name] + first * width)
+            done = 0
+            while done < len(out):
+                step = raw.readinto(memoryview(out)[done:])
+                if not step:
+                    raise OSError(f"{self.path}: it ends in the middle of tensor {name!r}")
+                done += step
+        return torch.from_numpy(np.frombuffer(out, np.uint8)).view(kind).view(count, *shape[1:])
+
+
+_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 @contextlib.contextmanager

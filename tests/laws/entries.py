@@ -16,6 +16,9 @@ from torch import Tensor
 from chainrule.core.model import AnyOrder, Condition, SequenceModel
 from chainrule.core.objective import Batch
 from chainrule.core.space import Space
+from chainrule.engine import native_available
+from chainrule.engine.compiled import Compiled
+from chainrule.engine.quantize import DType
 from chainrule.engine.reference import Reference
 from chainrule.models.constraints import constrained
 from chainrule.models.mixing import Ensemble, Guided
@@ -134,6 +137,15 @@ def lowered(entry: Entry) -> Entry:
     return replace(entry, name=f"{entry.name}-lowered", build=build, registered=False)
 
 
+def compiled(entry: Entry, dtype: DType) -> Entry:
+    """Its twin in the compiled engine: the laws hold for the weights as they are rounded."""
+
+    def build() -> SequenceModel:
+        return Compiled(entry.model(), dtype, 1)
+
+    return replace(entry, name=f"{entry.name}-compiled", build=build, registered=False)
+
+
 TEST_ONLY = [
     Entry("markov", partial(Markov, SIZE)),
     Entry("label-gru", partial(LabelGRU, SIZE, LABELS), _label),
@@ -161,4 +173,22 @@ TEST_ONLY = [
 LISTED = TEST_ONLY + [Entry(name, partial(_recipe, name), registered=True) for name in RECIPES]
 # Every kind of state that a Program has; law 14 holds for all that lower.
 TWINS = ("seq2seq", "sliding", "blocks", "lstm")
+# Everything that lowers; every dtype with attention, with recurrence and with memory.
+COMPILED: dict[str, DType] = {
+    "seq2seq": "int8",
+    "sliding": "q4",
+    "no-sinks": "int8",
+    "blanks": "bf16",
+    "blank-blocks": "q4",
+    "blocks": "f32",
+    "transformer": "int8-row",
+    "gpt2": "bf16",
+    "rnn": "f32",
+    "lstm": "int8",
+    "gru": "bf16",
+    "mingru": "q4",
+    "ngram": "f32",
+}
 ENTRIES = LISTED + [lowered(entry) for entry in LISTED if entry.name in TWINS]
+if native_available():
+    ENTRIES += [compiled(e, COMPILED[e.name]) for e in LISTED if e.name in COMPILED]

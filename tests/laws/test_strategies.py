@@ -14,6 +14,7 @@ from chainrule.core.objective import Batch
 from chainrule.core.state import Slab
 from chainrule.decoding.strategy import Target
 from chainrule.decoding.verify import Verify
+from chainrule.engine.compiled import Compiled
 from chainrule.models.ngram import NGram, ngram
 from chainrule.registry import STRATEGIES
 from tests.laws.entries import Entry, dice, symbols
@@ -35,7 +36,7 @@ def target(entry: Entry, model: SequenceModel, guesses: int | None) -> Target:
     if space.kind == "finite" and not space.event_shape:
         table = NGram(ngram(space, "tiny"))
         table.estimate([Batch(symbols(space, 4, entry.room(50), dice(3)), (entry.room(50),) * 4)])
-    draft = copy.deepcopy(model)
+    draft = copy.deepcopy(model.model if isinstance(model, Compiled) else model)
     for p in draft.parameters():
         p += 0.1 * torch.randn(p.shape, generator=dice(8))
     return Target(model, table, draft, guesses, length=20)
@@ -48,7 +49,7 @@ def build(name: str, target: Target) -> Decoder:
         "ancestral": False,
         "draft": False,
         "heads": not getattr(config, "ahead", 0),
-        "hybrid": not getattr(config, "masked", False),
+        "hybrid": target.model.masked is None,
         "jacobi": space.kind == "real",
         "lookup": space.kind != "finite" or bool(space.event_shape),
     }

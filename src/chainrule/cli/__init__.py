@@ -13,19 +13,22 @@ import typer
 from chainrule.cli.judge import bench, evaluate, score
 from chainrule.cli.learn import demo, fit
 from chainrule.cli.options import (
+    BackendName,
     CodecName,
+    DTypeName,
     MethodName,
     ModelName,
     ObjectiveName,
     StrategyName,
     UtilityName,
 )
-from chainrule.cli.show import doctor, inspect
+from chainrule.cli.show import doctor, inspect, quantize
 from chainrule.cli.write import generate, infill, next
 
 MODELS, CODECS, STRATEGIES = get_args(ModelName), get_args(CodecName), get_args(StrategyName)
 OBJECTIVES, METHODS = get_args(ObjectiveName), get_args(MethodName)
 UTILITIES = get_args(UtilityName)
+BACKENDS, DTYPES = get_args(BackendName), get_args(DTypeName)
 
 app = typer.Typer(
     name="chainrule",
@@ -35,7 +38,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _verb in (fit, generate, infill, next, score, evaluate, bench, inspect, doctor, demo):
+VERBS = (fit, generate, infill, next, score, evaluate, bench, quantize, inspect, doctor, demo)
+for _verb in VERBS:
     app.command()(_verb)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from chainrule.cli.options import Column, Field, Json, RunFolder
+from chainrule.cli.options import Backend, Column, DType, Field, Json, RunFolder
 from chainrule.verbs.printing import console, named, print_json, table
 
 
@@ -16,6 +16,8 @@ def score(
     run: RunFolder,
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files, or -.")],
     symbols: Annotated[bool, typer.Option("--symbols", help="Every symbol's bits too.")] = False,
+    backend: Backend = "auto",
+    dtype: DType = None,
     json: Json = False,
 ) -> None:
     """Score files: nats and bits per byte, exact or a bound."""
@@ -24,7 +26,8 @@ def score(
     from chainrule.verbs.fitted import load
 
     fitted = load(run)
-    scores = {name: named(name, lambda b: fitted.score(b)) for name in files}
+    where: dict[str, Any] = {"backend": backend, "dtype": dtype}
+    scores = {name: named(name, lambda b: fitted.score(b, **where)) for name in files}
     if json:
         print_json([{"file": name, **s.to_dict()} for name, s in scores.items()])
         return
@@ -59,6 +62,8 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="PNG of the rollouts.")] = None,
     field: Field = None,
     column: Column = None,
+    backend: Backend = "auto",
+    dtype: DType = None,
     json: Json = False,
 ) -> None:
     """Score DATA beside n-gram, gzip and xz; with --rollout, how errors add up."""
@@ -71,6 +76,7 @@ def evaluate(
         raise ValueError(f"{' and '.join(f'--{k}' for k in asked) or '-o'}: only with --rollout")
     display, fitted = display_for(json), load(run)
     where: dict[str, Any] = {"field": field, "column": column, "progress": display.working}
+    where |= {"backend": backend, "dtype": dtype}
     if rollout:
         found = fitted.rollout(data, **asked, **where)
         display.end()

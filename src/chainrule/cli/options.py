@@ -17,8 +17,14 @@ StrategyName = Literal[
 ObjectiveName = Literal["nll", "scheduled", "noise", "hybrid"]
 UtilityName = Literal["chrf", "match"]
 MethodName = Literal["exact", "clamp", "smc"]
+BackendName = Literal["auto", "torch", "engine"]
+DTypeName = Literal["f32", "bf16", "int8", "int8-row", "q4"]
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by chainrule fit.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Backend = Annotated[BackendName, typer.Option(help="What computes it.")]
+DType = Annotated[
+    DTypeName | None, typer.Option(help="Of the weights; the engine can do with narrower ones.")
+]
 Field = Annotated[str | None, typer.Option(help="Field of .jsonl lines that holds the text.")]
 Column = Annotated[str | None, typer.Option(help="Column of .csv or .parquet that holds it.")]

@@ -1,9 +1,9 @@
-"""inspect and doctor: what a run is, and what is installed."""
+"""inspect, doctor and quantize: what a run is, what it runs on, and the same with less weight."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -42,12 +42,45 @@ def inspect(
         table(("", ""), card.rows())
 
 
-def doctor(json: Json = False) -> None:
-    """Show what this installation can do on this machine."""
+def doctor(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="Say how this one decodes.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what this installation can do on this machine, and with a RUN."""
     from chainrule.verbs.doctor import doctor as verb
 
-    health = verb()
+    health = verb(run)
     if json:
         print_json(health.to_dict())
     else:
         table(("", ""), health.rows())
+
+
+def quantize(
+    run: RunFolder,
+    to: Annotated[
+        Literal["int8", "q4", "bf16", "int8-row"], typer.Option(help="What weights become.")
+    ] = "int8",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="RUN", help="Folder to make; RUN-int8.")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="To score on; else the held-out part.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a RUN with narrow weights, and score it before and after."""
+    from chainrule.verbs.display import display_for
+    from chainrule.verbs.fitted import load
+
+    display = display_for(json)
+    found = load(run).quantize(to, out, text=text, progress=display.working)
+    display.end()
+    if json:
+        print_json(found.to_dict())
+        return
+    table(found.header(), found.rows())
+    console.print(f"on {found.text}, {found.units:,} bytes", markup=False, soft_wrap=True)
+    console.print(f"saved in {found.path}", markup=False, soft_wrap=True)

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chainrule.cli.options import Json, MethodName, RunFolder, StrategyName, UtilityName
+from chainrule.cli.options import (
+    Backend,
+    DType,
+    Json,
+    MethodName,
+    RunFolder,
+    StrategyName,
+    UtilityName,
+)
 from chainrule.verbs.printing import aside, console, named, print_json, stdin, table
 
 if TYPE_CHECKING:
@@ -71,6 +79,8 @@ def generate(
         int | None, typer.Option(metavar="N", help="Draw N, return the most typical of them.")
     ] = None,
     utility: Annotated[UtilityName | None, typer.Option(help="What --mbr compares by.")] = None,
+    backend: Backend = "auto",
+    dtype: DType = None,
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="File to write; - is here.")
     ] = None,
@@ -109,6 +119,8 @@ def generate(
         "guesses": guesses,
         "iterations": iterations,
         "threshold": threshold,
+        "backend": backend,
+        "dtype": dtype,
     }
     settings = {k: v for k, v in settings.items() if v is not None}
     fitted = cr.ensemble([run, *ensemble]) if ensemble else cr.load(run)
@@ -224,12 +236,14 @@ def next(
     run: RunFolder,
     prefix: Annotated[str, typer.Argument(help="What was typed so far.")],
     k: Annotated[int, typer.Option("-k", help="Words.")] = 5,
+    backend: Backend = "auto",
+    dtype: DType = None,
     json: Json = False,
 ) -> None:
     """Suggest the likeliest next words, as a phone keyboard would."""
     from chainrule.verbs.fitted import load
 
-    words = load(run).next(prefix, k)
+    words = load(run).next(prefix, k, backend=backend, dtype=dtype)
     if json:
         print_json([{"word": w, "probability": p} for w, p in words])
     else:

@@ -21,14 +21,15 @@ class Hybrid(Heads):
 
     @staticmethod
     def decoder(target: Target) -> Decoder:
-        if not getattr(target.model.config, "masked", False):
+        if target.model.masked is None:
             raise ValueError(
                 "strategy hybrid needs a model trained on blanks: fit it with --objective hybrid"
+                " and decode it with --backend torch"
             )
         return Verify(target.model, Hybrid(target.model, target.guesses or GUESSES))
 
     def propose(self, run: Run) -> tuple[Tensor, None]:
         """Every place of the block from its own law, with its own dice."""
         guess = self.model.guess_block(run.state, run.last, self.guesses, run.noise, run.warp)
-        assert guess is not None, "the strategy has asked the config"
+        assert guess is not None, "the strategy has asked the model"
         return guess, None

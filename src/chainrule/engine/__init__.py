@@ -10,7 +10,7 @@ from chainrule.native import _native
 # Ancestral sampling from an n-gram's tables; None where it wasn't built.
 ngram_rollout: Callable[..., None] | None = getattr(_native, "chainrule_ngram_rollout", None)
 
-__all__ = ["cpu_features", "native_available", "ngram_rollout", "num_cores"]
+__all__ = ["cpu_features", "kernels", "native_available", "ngram_rollout", "num_cores"]
 
 
 def native_available() -> bool:
@@ -21,6 +21,11 @@ def native_available() -> bool:
 def cpu_features() -> dict[str, bool]:
     """The instruction sets that matter here, by name; empty if they can't be told."""
     return {} if _native is None else dict(_native.chainrule_features())
+
+
+def kernels() -> str | None:
+    """The kernels that run on this processor: portable, avx2 or avx512; None without any."""
+    return None if _native is None else str(_native.chainrule_used())
 
 
 def num_cores() -> int:

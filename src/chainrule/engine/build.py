@@ -12,19 +12,34 @@ from chainrule.engine import program as p
 from chainrule.engine.quantize import DTYPES, GROUP, DType, Narrow, narrow
 from chainrule.native import _native
 
-_ROWS = 4096  # of a matrix, packed at a time: a whole one may be larger than all that is kept
+_PART = (
+    2**18
+)  # values of a matrix, packed at a time: a whole one may be larger than all that is kept
 
-Rows = Callable[[p.Weight, int, int], Tensor | Narrow]  # (weight, first row, count)
+# (weight, first row, count, wanted dtype): floats, or rows that are stored in that dtype.
+Rows = Callable[[p.Weight, int, int, DType], Tensor | Narrow]
 
 
 def rows_of(tensors: Mapping[str, Tensor]) -> Rows:
     """Rows of tensors in memory."""
 
-    def rows(weight: p.Weight, first: int, count: int) -> Tensor:
+    def rows(weight: p.Weight, first: int, count: int, dtype: DType) -> Tensor:
         begin = weight.first + first
         return tensors[weight.source].detach()[begin : begin + count]
 
     return rows
+
+
+def held(program: p.Program, dtype: DType) -> dict[str, DType]:
+    """What each matrix is held in: integers where it is multiplied and may be narrow, else bf16."""
+    every = (*program.ops, *program.head)
+    products = {op.weight for op in every if isinstance(op, p.Linear | p.Cell)}
+    wide: DType = dtype if dtype in ("f32", "bf16") else "bf16"
+    return {
+        name: wide if weight.keep or name not in products else dtype
+        for name, weight in program.weights.items()
+        if weight.kind == "matrix"
+    }
 
 
 class Builder:
@@ -49,10 +64,9 @@ class Builder:
 
     def __call__(self) -> Any:
         program = self.program
-        every = (*program.ops, *program.head)
-        products = {op.weight for op in every if isinstance(op, p.Linear | p.Cell)}
+        dtypes = held(program, self.dtype)
         self.weights = {
-            name: self._weight(weight, name in products) for name, weight in program.weights.items()
+            name: self._weight(weight, dtypes.get(name)) for name, weight in program.weights.items()
         }
         for op in program.ops:
             self.machine.add_op(op.name, *self._arguments(op), False)
@@ -60,13 +74,10 @@ class Builder:
             self.machine.add_op(op.name, *self._arguments(op), True)
         return self.machine
 
-    def _weight(self, weight: p.Weight, multiplied: bool) -> int:
-        if weight.kind == "matrix":
-            dtype = self.dtype
-            if dtype not in ("f32", "bf16") and (weight.keep or not multiplied):
-                dtype = "bf16"
+    def _weight(self, weight: p.Weight, dtype: DType | None) -> int:
+        if dtype is not None:
             return self._matrix(weight, dtype)
-        values = self.rows(weight, 0, weight.shape[0])
+        values = self.rows(weight, 0, weight.shape[0], "f32")
         assert isinstance(values, Tensor)
         if weight.kind == "vector":
             return int(self.machine.add_vector(values.float().contiguous().numpy()))
@@ -78,9 +89,10 @@ class Builder:
         height, width = weight.shape
         group = GROUP.get(dtype, 0)
         index = int(self.machine.add_matrix(DTYPES.index(dtype), height, width, group))
-        for first in range(0, height, _ROWS):
-            count = min(_ROWS, height - first)
-            part = self.rows(weight, first, count)
+        step = max(1, _PART // width)
+        for first in range(0, height, step):
+            count = min(step, height - first)
+            part = self.rows(weight, first, count, dtype)
             part = narrow(part, dtype) if isinstance(part, Tensor) else part
             assert part.dtype == dtype, f"stored as {part.dtype}"
             data = part.data.view(torch.int16) if dtype == "bf16" else part.data

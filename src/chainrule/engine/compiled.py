@@ -57,7 +57,7 @@ class Compiled(Lowered):
         self.precision, self.threads = dtype, threads or torch.get_num_threads()
         self.backend = f"engine {dtype}"
         macs = sum(w.shape[0] * w.shape[1] for w in program.weights.values() if w.kind == "matrix")
-        self.stretch_length = max(1, min(128, _STRETCH // macs))
+        self.stretch_length = max(1, min(128, _STRETCH // max(1, macs)))
         self._machine = Builder(program, dtype, self.threads, rows or rows_of(model.state_dict()))()
 
     @property
@@ -77,14 +77,15 @@ class Compiled(Lowered):
     def compact(self, name: str, cache: Grow, first: int, newest: int) -> Grow:
         old = cache.slab.tensor
         fresh, lens = torch.zeros_like(old), []
-        blocks = old.shape[-1] // LANES, LANES  # keys [P, 16]; values [16, P]
+        padded, pair = old.shape[-1] // LANES, 1 if self.precision == "f32" else 2
+        keys, values = (padded // pair, LANES, pair), (LANES, padded)  # how a block lies
         for row, n in enumerate(cache.lens):
             kept = torch.tensor([*range(min(first, n)), *range(max(first, n - newest), n)])
             now = torch.arange(len(kept))
             lens.append(len(kept))
-            source, target = (slab[row, :, 0].unflatten(-1, blocks) for slab in (old, fresh))
+            source, target = (slab[row, :, 0].unflatten(-1, keys) for slab in (old, fresh))
             target[:, now // LANES, :, now % LANES] = source[:, kept // LANES, :, kept % LANES]
-            source, target = (slab[row, :, 1].unflatten(-1, blocks[::-1]) for slab in (old, fresh))
+            source, target = (slab[row, :, 1].unflatten(-1, values) for slab in (old, fresh))
             target[:, now // LANES, now % LANES] = source[:, kept // LANES, kept % LANES]
         return Grow(Slab(fresh), tuple(lens), 3, LANES)
 
@@ -97,8 +98,8 @@ class Compiled(Lowered):
         fixed: Windows,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         rows, length = x.shape
-        hidden = torch.empty(rows, length, self.program.buffers[self.program.hidden].dim)
-        fresh = {k: torch.empty(rows, length, self.program.leaves[k].dim) for k in self.windows}
+        hidden = self._floats(rows, length, self.program.buffers[self.program.hidden].dim)
+        fresh = {k: self._floats(rows, length, self.program.leaves[k].dim) for k in self.windows}
         self._machine.run(
             x.contiguous().numpy(),
             list(pos),
@@ -159,13 +160,13 @@ class Compiled(Lowered):
             return None
         rows, dim = len(last), self.program.buffers[self.program.hidden].dim
         positions, caches = self.positions(state), self.claim(state, n)
-        hidden, fresh = torch.zeros(rows, n, dim), {}
+        hidden, fresh = self._floats(rows, n, dim), {}
         windows = {}
         for name in self.windows:
             leaf = state.leaves[name]
             assert isinstance(leaf, Window)
             windows[name] = leaf.t[:, leaf.t.shape[1] - leaf.w :].contiguous().clone()
-            fresh[name] = torch.zeros(rows, n, leaf.t.shape[2])
+            fresh[name] = self._floats(rows, n, leaf.t.shape[2])
         symbols = torch.zeros(rows, n, dtype=torch.int64)
         log_prob = torch.zeros(rows, n, dtype=torch.float64)
         count = torch.zeros(rows, dtype=torch.int64)
@@ -187,6 +188,10 @@ class Compiled(Lowered):
         )
         return caches, hidden, fresh, count.tolist(), symbols, log_prob
 
+    def _floats(self, *shape: int) -> Tensor:
+        """What is not written, behind a row's end symbol, is 0."""
+        return torch.zeros(shape, dtype=torch.float32)
+
     def _cached(self, caches: Mapping[str, Grow], length: int) -> tuple[list[Any], list[Any]]:
         """Slabs, and how much of every row stood there before ``length`` positions were claimed."""
         slabs = [caches[k].slab.tensor.numpy() for k in self.attends]
@@ -194,7 +199,7 @@ class Compiled(Lowered):
 
     def _remembered(self, fixed: Windows) -> tuple[list[Any], list[Any]]:
         return (
-            [fixed[k].float().contiguous().numpy() for k in self.fixed],
+            [fixed[k].detach().float().contiguous().numpy() for k in self.fixed],
             [fixed[f"{k}_ok"].to(torch.uint8).contiguous().numpy() for k in self.fixed],
         )
 

@@ -186,7 +186,8 @@ class Rope(Op):
 class Attend(Op):
     """k and v join the cache; q sees the ``window`` newest keys, its own included, and the sinks.
 
-    Towards the first ``sinks`` keys it turns with ``edge`` instead of q, where that is given.
+    Once keys between the first ``sinks`` and the window are out of sight, it turns towards the
+    sinks with ``edge`` instead of q, where that is given.
     """
 
     name = "attend"

@@ -185,12 +185,11 @@ class _Call:
         keys, values = (t.repeat_interleave(group, 1) for t in (keys, values))
         scores = _heads(self.read(op.q), width) @ keys.mT  # [B, H, L, S]
         key = torch.arange(keys.shape[2])
-        if op.edge is not None:
-            scores = torch.where(
-                key < op.sinks, _heads(self.read(op.edge), width) @ keys.mT, scores
-            )
         first = torch.tensor([n - length for n in cache.lens])[:, None]
         query = (first + torch.arange(length))[:, None, :, None]
+        if op.edge is not None:
+            edge = _heads(self.read(op.edge), width) @ keys.mT
+            scores = torch.where((key < op.sinks) & (query - op.sinks >= op.window), edge, scores)
         seen = (key <= query) & ((query - key < op.window) | (key < op.sinks))
         return _mix(scores, seen, values)
 

@@ -42,6 +42,7 @@ __all__ = [
     "Collection",
     "Corpus",
     "Document",
+    "cache_folder",
     "collect",
     "fit_codec",
     "prepare",
@@ -133,7 +134,7 @@ def collect(
     Raises:
         ValueError: what can't be read, or nothing but one symbol in it.
     """
-    root = _cache_folder(cache)
+    root = cache_folder(cache)
     with _partial(root) as partial:
         ends, hashes, whole = array("q"), array("Q"), hashlib.blake2b(digest_size=16)
         check, seen, size, name = TextCheck(), set[int](), 0, ""
@@ -269,7 +270,12 @@ def _one_symbol(name: str, what: str, size: int) -> str:
     return f"{name} holds nothing but {what} ({size:,} bytes): there is nothing to learn in it"
 
 
-def _cache_folder(cache: Path | None) -> Path:
+def cache_folder(cache: Path | None = None) -> Path:
+    """The folder of the cache: $CHAINRULE_CACHE, else ~/.cache/chainrule, where none is named.
+
+    Raises:
+        ValueError: it can't be made.
+    """
     given = cache or os.environ.get("CHAINRULE_CACHE") or Path.home() / ".cache" / "chainrule"
     folder = Path(given).expanduser()
     try:

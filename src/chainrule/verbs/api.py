@@ -18,6 +18,7 @@ from chainrule.verbs.fitted import Fitted, load
 from chainrule.verbs.generate import Sample, Stream
 from chainrule.verbs.infill import Infilled
 from chainrule.verbs.inspect import Card
+from chainrule.verbs.quantize import Quantized
 from chainrule.verbs.score import Score
 
 Model = Fitted | Artifact | str | Path
@@ -110,17 +111,21 @@ def ensemble(
     """
     artifacts = [_opened(run).artifact for run in runs]
     mixed = ensemble_of(artifacts, weights, product)
-    return Fitted(replace(artifacts[0], model=mixed, results={}, path=None, choices={}))
+    fresh: dict[str, Any] = {"choices": {}, "engines": {}, "stored": None}
+    return Fitted(replace(artifacts[0], outline=mixed, results={}, path=None, **fresh))
 
 
-def next(run: Model, prefix: str, k: int = 5) -> list[tuple[str, float]]:
-    """The k likeliest words to come, with probabilities."""
-    return _opened(run).next(prefix, k)
+def next(run: Model, prefix: str, k: int = 5, **settings: Any) -> list[tuple[str, float]]:
+    """The k likeliest words to come, with probabilities. Settings: backend, dtype."""
+    return _opened(run).next(prefix, k, **settings)
 
 
-def score(run: Model, text: str | bytes) -> Score:
-    """The log-probability of a text in nats, whole and per symbol, and bits per byte."""
-    return _opened(run).score(text)
+def score(run: Model, text: str | bytes, **settings: Any) -> Score:
+    """The log-probability of a text in nats, whole and per symbol, and bits per byte.
+
+    Settings: backend, dtype.
+    """
+    return _opened(run).score(text, **settings)
 
 
 def evaluate(run: Model, source: str | Path, **where: Any) -> Evaluation:
@@ -131,9 +136,19 @@ def evaluate(run: Model, source: str | Path, **where: Any) -> Evaluation:
 def bench(run: Model, source: str | Path | None = None, **settings: Any) -> Frontier:
     """What every decoding strategy gains and costs with this model.
 
-    Settings: length, temperature, rounds, seed, draft (a run), progress.
+    Settings: length, temperature, rounds, seed, draft (a run), backend, dtype, progress.
     """
     return _opened(run).bench(source, **settings)
+
+
+def quantize(
+    run: Model, to: str = "int8", out: str | Path | None = None, **settings: Any
+) -> Quantized:
+    """Write a run again with narrow weights, into ``out`` (RUN-int8 and the like), and score both.
+
+    Settings: text (a file to score; else the held-out part), progress.
+    """
+    return _opened(run).quantize(to, out, **settings)
 
 
 def inspect(run: Model) -> Card:

@@ -45,12 +45,14 @@ class Point:
         gain: the median over the rounds of the speed over that of ``ancestral`` in that round.
         calls_per_symbol: passes of the model for one symbol of one row, the prompt's included.
         acceptance: accepted guesses over guesses; None where nothing is guessed.
-        same: share of the rows that ``ancestral`` wrote alike, symbol for symbol.
+        same: share of the rows that ``ancestral`` wrote alike, symbol for symbol; None where it
+            ran elsewhere.
         lost: of approximate strategies: bits per byte, under the model itself, of what they wrote
             beyond those of what ``ancestral`` wrote after the same prompts. Above zero it is text
             that the model finds unlikely; below zero it is duller than the model. lost_se: its
             standard error over the rows.
         repeats: share of the symbols that complete 8 which came before in the same row.
+        backend: what computed it, and in which dtype.
     """
 
     strategy: str
@@ -62,10 +64,11 @@ class Point:
     gain: float
     calls_per_symbol: float
     acceptance: float | None
-    same: float
+    same: float | None
     lost: float | None
     lost_se: float | None
     repeats: float
+    backend: str
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,17 @@ class Frontier:
 
     def header(self) -> tuple[str, ...]:
         """The names of the columns of ``rows``."""
-        return "strategy", "symbols/s", "gain", "calls", "accepted", "class", "lost", "repeats"
+        return (
+            "strategy",
+            "symbols/s",
+            "gain",
+            "calls",
+            "accepted",
+            "class",
+            "lost",
+            "repeats",
+            "on",
+        )
 
     def rows(self, batch: int) -> list[tuple[str, ...]]:
         """One a strategy; the speed with half the range of the rounds."""
@@ -129,9 +142,14 @@ class Frontier:
             f"{self.prompts}, temperature {self.temperature:g}, {self.threads} threads; gain: over "
             "ancestral; calls: of the model, a symbol; lost: bits per byte beyond ancestral's"
         ]
+        on = {
+            p.backend: [q.strategy for q in self.points if q.backend == p.backend]
+            for p in self.points
+        }
+        lines += [f"on {name}: {', '.join(dict.fromkeys(names))}" for name, names in on.items()]
         lines += [f"auto, batch {batch}, took {choice}" for batch, choice in self.auto.items()]
         for p in self.points:
-            if p.exactness == "identical" and p.same < 1:
+            if p.exactness == "identical" and p.same is not None and p.same < 1:
                 rows = self.rounds * p.batch
                 lines.append(
                     f"{p.strategy}, batch {p.batch}: {round(rows * (1 - p.same))} of {rows} "
@@ -169,6 +187,8 @@ class _Asked:
     temperature: float
     rounds: int
     seed: int
+    backend: str = "auto"
+    dtype: str | None = None
 
 
 @dataclass(eq=False)
@@ -206,6 +226,8 @@ def bench(
     rounds: int = 5,
     seed: int = 0,
     draft: Any = None,
+    backend: str = "auto",
+    dtype: str | None = None,
     progress: Progress | None = None,
 ) -> Frontier:
     """Measure every strategy that the artifact can run, alone and in a batch of 32.
@@ -217,21 +239,24 @@ def bench(
     Args:
         length: symbols that each row writes; 256, or what a masked model's context has room for.
         draft: a run (a folder, or what ``load`` returns) that guesses, for that strategy.
+        backend, dtype: as ``generate`` takes them.
 
     Raises:
-        ValueError: settings out of bounds, data too short, or a draft with other symbols.
+        ValueError: settings out of bounds, data too short, a draft with other symbols, or a
+            backend that can't be.
     """
-    model, many = artifact.model, max(BATCHES)
-    length = _length(model) if length is None else length
+    on, many = artifact.choose(backend, dtype), max(BATCHES)
+    model = artifact.runner(on)
+    length = _length(artifact.outline) if length is None else length
     end = model.space.max_len
     bounded("length", length, 2, 100_000 if end is None else end - PROMPT)
     bounded("rounds", rounds, 1, 1000)
     bounded("seed", seed, 0, 2**63 - 1)
-    asked = _Asked(length, temperature, rounds, seed)
+    asked = _Asked(length, temperature, rounds, seed, backend, dtype)
     Warps.of(1, temperature=temperature)
     if draft is not None:
         draft = load_artifact(draft) if isinstance(draft, str | Path) else draft
-        decoding(artifact, model, "draft", 1, length, draft=draft)  # complains of other symbols
+        decoding(artifact, on, model, "draft", 1, length, draft=draft)  # complains of other symbols
     if source is None:
         prompts, said = drawn(model, range(many), PROMPT, seed)[0], "the model's own samples"
     else:
@@ -282,10 +307,12 @@ def _jobs(
     jobs, cannot = [], {}
     brief = replace(asked, length=min(16, asked.length))
     for name in ("auto", *registry.STRATEGIES):
-        model, greedy = Counted(artifact.model), asked.temperature == 0
+        greedy = asked.temperature == 0
         try:
+            on = artifact.choose(asked.backend, asked.dtype, strategy=name)
+            model = Counted(artifact.runner(on))
             how = decoding(
-                artifact, model, name, len(prompts), asked.length, greedy=greedy, draft=draft
+                artifact, on, model, name, len(prompts), asked.length, greedy=greedy, draft=draft
             )
             _Job(name, model, how, Watched(how.decoder)).run(prompts, range(len(prompts)), brief)
         except ValueError as error:
@@ -304,6 +331,7 @@ def _points(
     for job in jobs:
         speeds = [batch * length / s for s in job.seconds]
         alike = [torch.equal(a, b) for a, b in zip(job.rows, plain.rows, strict=True)]
+        same = sum(alike) / len(alike) if str(job.how.on) == str(plain.how.on) else None
         exactness, watched = job.how.exactness, job.decoder
         guessing = exactness != "approximate" and job.name not in ("auto", "ancestral")
         loss = lost.get(job.name)
@@ -320,10 +348,11 @@ def _points(
                 ),
                 calls_per_symbol=job.model.calls / watched.emitted,
                 acceptance=watched.accepted / max(1, watched.guesses) if guessing else None,
-                same=sum(alike) / len(alike),
+                same=same,
                 lost=None if loss is None else loss[0],
                 lost_se=None if loss is None else loss[1],
                 repeats=float(repeats(torch.stack(job.rows)).mean()),
+                backend=str(job.how.on),
             )
         )
     return sorted(points, key=lambda p: -p.symbols_per_s)

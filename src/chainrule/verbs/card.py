@@ -11,7 +11,7 @@ from chainrule.training.data import Corpus
 from chainrule.training.shards import Progress
 from chainrule.verbs.curve import loss_curve
 from chainrule.verbs.evaluate import compressors
-from chainrule.verbs.generate import generate
+from chainrule.verbs.generate import PLAIN, generate
 from chainrule.verbs.inspect import inspect
 from chainrule.verbs.tune import held_out_bits, rows
 from chainrule.verbs.tune import table as fine_tuning
@@ -64,7 +64,7 @@ def write_card(artifact: Artifact, corpus: Corpus, folder: Path) -> None:
     if "steps" in done:
         lines += [f"- Trained for {done['seconds']:.0f} s, {done['steps']:,} steps."]
     # Not auto: what it measures must not decide a tie, and with that the bytes of a file.
-    (drawn,) = generate(artifact, n=1, length=300, seed=0, strategy="ancestral")
+    (drawn,) = generate(artifact, n=1, length=300, seed=0, **PLAIN)
     sample = drawn.text.replace("```", "'''")
     lines += ["", "What it writes:", "", "```", sample, "```", ""]
     name = folder.name

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from chainrule.core.decoder import Chunk, Decoder, Run, Warp
 from chainrule.core.distributions import Distribution
-from chainrule.core.model import Condition, MaskedModel, SequenceModel
+from chainrule.core.model import Condition, MaskedModel, Rolled, SequenceModel
 from chainrule.core.noise import Noise
 from chainrule.core.state import State
 
@@ -33,7 +33,7 @@ class Counted(SequenceModel):
             inner.config,
             inner.reads,
         )
-        self.calls = 0
+        self.calls, self.stretch_length = 0, inner.stretch_length
         self._masked = None if inner.masked is None else _CountedMasked(inner.masked, self)
 
     @property
@@ -55,6 +55,11 @@ class Counted(SequenceModel):
     ) -> tuple[State, Tensor] | None:
         rolled = self.inner.rollout(state, last, n, noise, warp)
         self.calls += 0 if rolled is None else n * len(last)
+        return rolled
+
+    def stretch(self, state: State, last: Tensor, n: int, noise: Noise, warp: Any) -> Rolled | None:
+        rolled = self.inner.stretch(state, last, n, noise, warp)
+        self.calls += 0 if rolled is None else sum(rolled.count)
         return rolled
 
     def guess_ahead(

@@ -30,6 +30,7 @@ class Evaluation:
         by_position: (first, last, bits per unit, units) by distance from the start in symbols; the
             unit is ``position_unit``: "byte", or "symbol" where the codec loses bytes.
         training_length: the symbols of a training window, where training had an end.
+        backend: what computed it, and in which dtype.
     """
 
     source: str
@@ -44,6 +45,7 @@ class Evaluation:
     by_position: list[tuple[int, int, float, int]]
     position_unit: Literal["byte", "symbol"]
     training_length: int | None
+    backend: str
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, the fields' own names."""
@@ -90,13 +92,17 @@ def evaluate(
     *,
     field: str | None = None,
     column: str | None = None,
+    backend: str = "auto",
+    dtype: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score every document of a file, folder or glob.
 
     Raises:
-        ValueError: data that can't be read or encoded, with file, place and remedy.
+        ValueError: data that can't be read or encoded, with file, place and remedy, or a backend
+            that can't be.
     """
+    on = artifact.choose(backend, dtype, draws=False)
     raw = [
         b"".join(piece.data for piece in pieces)
         for _, pieces in groupby(read_documents(source, field=field, column=column), _index)
@@ -108,7 +114,7 @@ def evaluate(
         raise ValueError(f"{source}: nothing to evaluate, it is empty")
     units = sum(artifact.codec.units(e) for e in encoded)
     scores, done = [], 0
-    for log_p in document_log_probs(artifact.model, arrays):
+    for log_p in document_log_probs(artifact.runner(on), arrays):
         scores.append(log_p)
         done += len(log_p)
         if progress is not None:
@@ -128,6 +134,7 @@ def evaluate(
         by_position=_by_position(artifact, arrays, scores),
         position_unit="byte" if artifact.codec.lossless else "symbol",
         training_length=_training_length(artifact),
+        backend=str(on),
     )
 
 
@@ -156,7 +163,7 @@ def _training_length(artifact: Artifact) -> int | None:
     training = artifact.recipe.get("training", {})
     if training.get("carry"):
         return None
-    length = training.get("length", getattr(artifact.model.config, "context", None))
+    length = training.get("length", getattr(artifact.outline.config, "context", None))
     return None if length is None else int(length)
 
 

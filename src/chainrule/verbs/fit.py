@@ -38,7 +38,7 @@ from chainrule.verbs.choosing import (
 )
 from chainrule.verbs.display import Display, display_for
 from chainrule.verbs.follow import follow, stopping, together
-from chainrule.verbs.generate import generate
+from chainrule.verbs.generate import PLAIN, generate
 from chainrule.verbs.resume import given, records, same_data, same_options
 from chainrule.verbs.tune import Base, facts, start_again
 
@@ -203,6 +203,10 @@ def _again(
 ) -> Artifact:
     config = read_config(folder)
     recipe, results, saves = config["recipe"], config["results"], folder / "checkpoints"
+    if config["precision"]:
+        raise ValueError(
+            f"{folder} is quantised and can't go on learning: resume what it was made of"
+        )
     same_options(folder, config, asked)
     collection = collect(source, field=asked.field, column=asked.column, progress=display.working)
     same_data(folder, recipe, source, collection)
@@ -275,7 +279,7 @@ def _train(
                 except OSError as error:
                     display.say(f"{error}; training goes on")
                 artifact.model.eval()
-                (shown,) = generate(artifact, length=200, seed=config.seed, strategy="ancestral")
+                (shown,) = generate(artifact, length=200, seed=config.seed, **PLAIN)
                 display.sample(shown.text)
             display.report(record)
 

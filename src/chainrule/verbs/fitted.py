@@ -14,6 +14,7 @@ from chainrule.verbs import generate as _generate
 from chainrule.verbs import infill as _infill
 from chainrule.verbs import inspect as _inspect
 from chainrule.verbs import next as _next
+from chainrule.verbs import quantize as _quantize
 from chainrule.verbs import rollout as _rollout
 from chainrule.verbs import score as _score
 from chainrule.verbs import search as _search
@@ -76,13 +77,13 @@ class Fitted:
         """
         return _infill.infill(self.artifact, text, **settings)
 
-    def next(self, prefix: str, k: int = 5) -> list[tuple[str, float]]:
-        """The k likeliest words to come (or to complete), likeliest first."""
-        return _next.next_words(self.artifact, prefix, k=k)
+    def next(self, prefix: str, k: int = 5, **settings: Any) -> list[tuple[str, float]]:
+        """The k likeliest words to come (or to complete), likeliest first; backend and dtype."""
+        return _next.next_words(self.artifact, prefix, k=k, **settings)
 
-    def score(self, text: str | bytes) -> Score:
-        """The log-probability of a text, whole and per symbol."""
-        return _score.score(self.artifact, text)
+    def score(self, text: str | bytes, **settings: Any) -> Score:
+        """The log-probability of a text, whole and per symbol; settings: backend and dtype."""
+        return _score.score(self.artifact, text, **settings)
 
     def evaluate(self, source: str | Path, **where: Any) -> _evaluate.Evaluation:
         """Bits per byte on other data, with n-gram, gzip and xz beside it."""
@@ -103,6 +104,16 @@ class Fitted:
             ValueError: settings out of bounds, data too short, or a draft with other symbols.
         """
         return _bench.bench(self.artifact, source, **settings)
+
+    def quantize(
+        self, to: str = "int8", out: str | Path | None = None, **settings: Any
+    ) -> _quantize.Quantized:
+        """Write the run again with narrow weights; settings as ``chainrule.quantize``.
+
+        Raises:
+            ValueError: an unknown dtype, a run that can't be quantised, a folder that exists.
+        """
+        return _quantize.quantize(self.artifact, to, out, **settings)
 
     def inspect(self) -> _inspect.Card:
         """What this is and how it was made."""

@@ -20,11 +20,14 @@ from chainrule.core.model import SequenceModel
 from chainrule.core.noise import Noise
 from chainrule.decoding.verify import Emitted, drain
 from chainrule.decoding.warps import Warps
+from chainrule.engine.backend import Choice
 from chainrule.models.constraints import constrained
 from chainrule.models.wrappers import Bans, Forced, Penalties
 from chainrule.verbs.strategies import Decoding, check, decoding
 
 ROWS = 64  # continuations drawn at a time; more only cost memory
+# For what must be the same bytes wherever it is made: nothing that is measured, and no kernels.
+PLAIN: dict[str, Any] = {"strategy": "ancestral", "backend": "torch"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Sample:
     ended: str
     seed: int
     choice: str | None = None  # what strategy auto found, in words
+    backend: str = "torch f32"  # what computed it, and in which dtype
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, the fields' own names."""
@@ -84,6 +88,8 @@ class Settings:
     guesses: int | None = None
     iterations: int | None = None
     threshold: float | None = None
+    backend: str = "auto"
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         bounded("seed", self.seed, 0, 2**63 - 1)
@@ -212,6 +218,7 @@ def _batch(
                 ended[row],
                 asked.seed,
                 None if how.choice is None else str(how.choice),
+                str(how.on),
             )
         )
     return samples
@@ -240,11 +247,13 @@ def _begin(
     texts: list[_Text],
 ) -> tuple[Decoding, Iterator[Emitted]]:
     """The steps of one batch; with stop strings, ``texts`` follow along."""
-    model = wrapped(artifact, asked, [len(p) for p in prompts], length)
-    device = next((p.device for p in artifact.model.parameters()), torch.device("cpu"))
+    on = artifact.choose(asked.backend, asked.dtype, strategy=asked.strategy)
+    model = wrapped(artifact, on, asked, [len(p) for p in prompts], length)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     noise = Noise.seeded(asked.seed, ids).to(device)
     how = decoding(
         artifact,
+        on,
         model,
         asked.strategy,
         len(prompts),
@@ -260,7 +269,7 @@ def _begin(
     def steps() -> Iterator[Emitted]:
         begun = decoder.start([p.to(device) for p in prompts], noise, None, warps)
         limits, seen = [length] * len(prompts), stop if asked.stop else None
-        yield from drain(decoder, begun, limits, artifact.model.space.eos, seen)
+        yield from drain(decoder, begun, limits, model.space.eos, seen)
 
     def stop(row: int, new: list[int]) -> int | None:
         for k, symbol in enumerate(new):
@@ -271,9 +280,11 @@ def _begin(
     return how, steps()
 
 
-def wrapped(artifact: Artifact, asked: Settings, at: Sequence[int], length: int) -> SequenceModel:
+def wrapped(
+    artifact: Artifact, on: Choice, asked: Settings, at: Sequence[int], length: int
+) -> SequenceModel:
     """The model with all that was asked for; row b goes on from at[b] by ``length`` at most."""
-    model, codec = artifact.model, artifact.codec
+    model, codec = artifact.runner(on), artifact.codec
     penalties = (asked.repetition_penalty, asked.presence_penalty, asked.frequency_penalty)
     if penalties != (1.0, 0.0, 0.0):
         model = Penalties(model, *penalties)

@@ -65,8 +65,8 @@ def inspect(artifact: Artifact) -> Card:
         else {}
     )
     codec = next(name for name, cls in registry.CODECS.items() if type(artifact.codec) is cls)
-    parameters = sum(t.numel() for t in artifact.model.state_dict().values())
-    config = {} if artifact.model.config is None else to_dict(artifact.model.config)
+    parameters = sum(t.numel() for t in artifact.outline.state_dict().values())
+    config = {} if artifact.outline.config is None else to_dict(artifact.outline.config)
     return Card(
         path=None if path is None else str(path),
         model={"kind": artifact.kind, **config},

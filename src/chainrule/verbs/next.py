@@ -19,6 +19,7 @@ from torch import Tensor
 from chainrule.artifact import Artifact
 from chainrule.codecs.text import TextCodec
 from chainrule.core.config import bounded
+from chainrule.core.model import SequenceModel
 from chainrule.core.state import State
 
 _ROWS = 16  # spellings extended in one call
@@ -43,13 +44,20 @@ class _Spelling:
     symbol: int | None
 
 
-def next_words(artifact: Artifact, prefix: str, k: int = 5) -> list[tuple[str, float]]:
+def next_words(
+    artifact: Artifact,
+    prefix: str,
+    k: int = 5,
+    *,
+    backend: str = "auto",
+    dtype: str | None = None,
+) -> list[tuple[str, float]]:
     """The k likeliest (word, probability), likeliest first.
 
     When the prefix ends inside a word, the words complete it; else they follow it.
 
     Raises:
-        ValueError: k out of bounds, or a prefix that the codec can't take.
+        ValueError: k out of bounds, a prefix that the codec can't take, or a backend that can't be.
     """
     bounded("k", k, 1, 1000)
     typed = prefix.encode()
@@ -58,13 +66,13 @@ def next_words(artifact: Artifact, prefix: str, k: int = 5) -> list[tuple[str, f
     while start > 0 and _letter(typed[start - 1]):
         start -= 1
     begun, owed = typed[start:], typed[cut:]
-    model = artifact.model
+    model = artifact.runner(artifact.choose(backend, dtype, draws=False))
     with torch.no_grad():
         state = model.start(1)
         head = artifact.codec.encode(typed[:cut].decode()).symbols.astype(np.int64)
         if len(head):
             state = model.extend(state, torch.from_numpy(head)[None])
-        return _search(artifact, state, owed, begun, k)
+        return _search(artifact, model, state, owed, begun, k)
 
 
 def _cut(artifact: Artifact, typed: bytes) -> int:
@@ -84,7 +92,7 @@ def _cut(artifact: Artifact, typed: bytes) -> int:
 
 
 def _search(
-    artifact: Artifact, state: State, owed: bytes, begun: bytes, k: int
+    artifact: Artifact, model: SequenceModel, state: State, owed: bytes, begun: bytes, k: int
 ) -> list[tuple[str, float]]:
     words: dict[bytes, float] = {}
     spelled = 0.0 if owed else 1.0  # mass of what reproduces the typed bytes
@@ -100,7 +108,7 @@ def _search(
         if not heap or (len(best) == k and best[-1] >= math.exp(-heap[0][0])):
             break
         batch = [heapq.heappop(heap)[2] for _ in range(min(_ROWS, len(heap)))]
-        states, log_p_BV = _extend(artifact, batch)
+        states, log_p_BV = _extend(model, batch)
         for row, s in enumerate(batch):
             log_p_V = log_p_BV[row]
             for symbol in _candidates(artifact, log_p_V, s.owed):
@@ -122,9 +130,8 @@ def _search(
     return [(w.decode("utf-8", "replace"), min(1.0, p / total)) for w, p in ranked]
 
 
-def _extend(artifact: Artifact, batch: list[_Spelling]) -> tuple[State, Tensor]:
+def _extend(model: SequenceModel, batch: list[_Spelling]) -> tuple[State, Tensor]:
     """States that have consumed every spelling, and their next-symbol law [B, V]."""
-    model = artifact.model
     if batch[0].symbol is None:
         state = batch[0].state
     else:

@@ -73,6 +73,7 @@ class Rollout:
         source: the data. oracle: what stands in for the law that the data came from.
         note: how far the figures can be trusted.
         length, samples: of the sequences drawn from the model, from the oracle and from the data.
+        backend: what computed the model, and in which dtype.
     """
 
     source: str
@@ -82,6 +83,7 @@ class Rollout:
     samples: int
     seed: int
     stretches: list[Stretch]
+    backend: str
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, the fields' own names."""
@@ -139,6 +141,8 @@ def rollout(
     seed: int = 0,
     field: str | None = None,
     column: str | None = None,
+    backend: str = "auto",
+    dtype: str | None = None,
     progress: Progress | None = None,
 ) -> Rollout:
     """How errors add up over ``samples`` rollouts of ``length`` symbols.
@@ -147,9 +151,11 @@ def rollout(
     it, or the model of the folder ``oracle``, whose symbols must be the same.
 
     Raises:
-        ValueError: settings out of bounds, data too short, or no oracle with these symbols.
+        ValueError: settings out of bounds, data too short, no oracle with these symbols, or a
+            backend that can't be.
     """
-    bounded("length", length, 2, artifact.model.space.max_len or 100_000)
+    on = artifact.choose(backend, dtype, draws=False)
+    bounded("length", length, 2, artifact.outline.space.max_len or 100_000)
     bounded("samples", samples, 2, 100_000)
     bounded("seed", seed, 0, 2**63 - 1)
     if oracle is not None:
@@ -170,7 +176,8 @@ def rollout(
         length=length,
         samples=samples,
         seed=seed,
-        stretches=measure(judge, artifact.model, data, seed, progress),
+        stretches=measure(judge, artifact.runner(on), data, seed, progress),
+        backend=str(on),
     )
 
 

@@ -23,6 +23,7 @@ class Score:
             segmentations spell the same text; "codes": of a learned codec's symbols.
         stride: of a model whose context came to an end in this text: how many symbols are scored
             before it looks at a new context, which begins in the middle of the old one.
+        backend: what computed it, and in which dtype.
     """
 
     nats: float
@@ -32,6 +33,7 @@ class Score:
     symbols: list[str] = field(repr=False)
     kind: ScoreKind
     stride: int | None = None
+    backend: str = "torch f32"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, the fields' own names."""
@@ -49,16 +51,19 @@ class Score:
         return f"<p>{self.bits_per_unit:.4f} bits per byte ({self.kind})</p><pre>{spans}</pre>"
 
 
-def score(artifact: Artifact, text: str | bytes) -> Score:
+def score(
+    artifact: Artifact, text: str | bytes, *, backend: str = "auto", dtype: str | None = None
+) -> Score:
     """Score one text, from its first symbol on; the end symbol is not counted.
 
     Raises:
-        ValueError: an empty text, or one that the codec can't take.
+        ValueError: an empty text, one that the codec can't take, or a backend that can't be.
     """
+    on = artifact.choose(backend, dtype, draws=False)
     encoded = artifact.codec.encode(text)
     if not len(encoded.symbols):
         raise ValueError("nothing to score: the text is empty")
-    nats = log_probs(artifact.model, encoded.symbols)
+    nats = log_probs(artifact.runner(on), encoded.symbols)
     total, units = float(nats.sum()), artifact.codec.units(encoded)
     table = artifact.codec.symbol_bytes()
     kind = artifact.codec.score_kind(encoded)
@@ -70,9 +75,11 @@ def score(artifact: Artifact, text: str | bytes) -> Score:
         [table[i].decode("utf-8", "replace") for i in encoded.symbols.tolist()],
         kind,
         _stride(artifact, len(encoded.symbols)),
+        str(on),
     )
 
 
 def _stride(artifact: Artifact, num_symbols: int) -> int | None:
-    stride: int | None = getattr(artifact.model, "stride", None)
-    return stride if num_symbols > getattr(artifact.model.config, "context", num_symbols) else None
+    stride: int | None = getattr(artifact.outline, "stride", None)
+    context = getattr(artifact.outline.config, "context", num_symbols)
+    return stride if num_symbols > context else None

@@ -18,6 +18,7 @@ from chainrule.core.codec import Encoded
 from chainrule.core.config import bounded
 from chainrule.decoding import rerank
 from chainrule.decoding.beam import Complete, Hypothesis, beam
+from chainrule.engine.backend import Choice
 from chainrule.verbs.generate import (
     ROWS,
     Sample,
@@ -62,18 +63,20 @@ def beam_search(
         if getattr(asked, name) != Settings.__dataclass_fields__[name].default:
             raise ValueError(f"{name} says how symbols are drawn, and beam search draws none")
     prompts = _prompts(prompt)
-    device = next((p.device for p in artifact.model.parameters()), torch.device("cpu"))
+    on = artifact.choose(asked.backend, asked.dtype)
+    parameters = artifact.runner(on).parameters()
+    device = next((p.device for p in parameters), torch.device("cpu"))
     encoded = [torch.from_numpy(artifact.codec.encode(p).symbols.astype(np.int64)) for p in prompts]
     samples = []
     each = max(1, ROWS // max(width, 1))
     for first in range(0, len(prompts), each):
         x = [symbols.to(device) for symbols in encoded[first : first + each]]
         found = beam(
-            wrapped(artifact, asked, [len(symbols) for symbols in x], length),
+            wrapped(artifact, on, asked, [len(symbols) for symbols in x], length),
             x,
             width,
             length,
-            eos=artifact.model.space.eos,
+            eos=artifact.outline.space.eos,
             n_best=n,
             length_penalty=length_penalty,
             groups=groups,
@@ -82,7 +85,7 @@ def beam_search(
         )
         label = "diverse beam" if groups > 1 else "beam"
         for text, hypotheses in zip(prompts[first : first + each], found, strict=True):
-            samples += [_sample(artifact, text, h, label, asked) for h in hypotheses]
+            samples += [_sample(artifact, on, text, h, label, asked) for h in hypotheses]
     return samples
 
 
@@ -177,7 +180,7 @@ def _prompts(prompt: str | Sequence[str]) -> list[str]:
 
 
 def _sample(
-    artifact: Artifact, prompt: str, found: Hypothesis, label: str, asked: Settings
+    artifact: Artifact, on: Choice, prompt: str, found: Hypothesis, label: str, asked: Settings
 ) -> Sample:
     text = artifact.codec.decode(Encoded(np.array(found.symbols, dtype=np.int64)))
     text = text[: first_of(text, asked.stop)]
@@ -190,6 +193,7 @@ def _sample(
         exactness="approximate",
         ended=found.ended,
         seed=asked.seed,
+        backend=str(on),
     )
 
 

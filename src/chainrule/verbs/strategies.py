@@ -15,6 +15,8 @@ from chainrule.core.model import SequenceModel
 from chainrule.decoding.auto import Auto, Choice
 from chainrule.decoding.strategy import Target
 from chainrule.decoding.verify import Verify
+from chainrule.engine.backend import NEED_TORCH
+from chainrule.engine.backend import Choice as Backend
 
 SETTINGS = ("guesses", "draft", "iterations", "threshold")
 
@@ -25,6 +27,7 @@ class Decoding:
 
     decoder: Decoder
     name: str
+    on: Backend
     choice: Choice | None = None
 
     @property
@@ -57,6 +60,7 @@ def check(strategy: str, settings: dict[str, Any]) -> None:
 
 def decoding(
     artifact: Artifact,
+    on: Backend,
     model: SequenceModel,
     strategy: str,
     rows: int,
@@ -71,21 +75,24 @@ def decoding(
     """What decodes ``rows`` rows of ``model``, the artifact's own or a wrapper around it.
 
     Args:
+        on: what runs the model.
         draft: a folder, an Artifact, or what ``load`` returns.
 
     Raises:
         ValueError: the artifact lacks what the strategy needs, or a draft with another codec.
     """
-    device = next((p.device for p in artifact.model.parameters()), torch.device("cpu"))
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     drafted = None if draft is None else _draft(artifact, draft)
-    helper = None if drafted is None else drafted.model
+    helper = None if drafted is None else _helper(drafted, on)
+    if on.backend == "engine" and strategy in ("auto", "heads") and _ahead(model):
+        _ = artifact.model  # extra heads run in torch
     table, other = (None if m is None else m.to(device) for m in (artifact.baseline, helper))
     target = Target(model, table, other, guesses, length, iterations, threshold)
     if strategy != "auto":
-        return Decoding(registry.STRATEGIES[strategy].decoder(target), strategy)
+        return Decoding(registry.STRATEGIES[strategy].decoder(target), strategy, on)
     ways = {}
     for name, kind in registry.STRATEGIES.items():
-        if kind.exactness == "identical":
+        if kind.exactness == "identical" and not (on.backend == "engine" and name in NEED_TORCH):
             try:
                 way = kind.decoder(target)
             except ValueError:
@@ -93,9 +100,23 @@ def decoding(
             if isinstance(way, Verify):
                 ways[name] = way
     wrappers = tuple(type(m).__name__ for m in model.modules() if isinstance(m, SequenceModel))
-    like = rows.bit_length(), greedy, wrappers, drafted and str(drafted.path)
+    like = rows.bit_length(), greedy, wrappers, drafted and str(drafted.path), str(on)
     choice = artifact.choices.setdefault(like, Choice())
-    return Decoding(Auto(model, ways, choice, length), "auto", choice)
+    return Decoding(Auto(model, ways, choice, length), "auto", on, choice)
+
+
+def _ahead(model: SequenceModel) -> bool:
+    return bool(getattr(model.config, "ahead", 0))
+
+
+def _helper(drafted: Artifact, on: Backend) -> SequenceModel:
+    """The draft, compiled where the model is and it can be."""
+    if on.backend == "torch":
+        return drafted.model
+    try:
+        return drafted.runner(drafted.choose(dtype=None if drafted.precision else on.dtype))
+    except ValueError:
+        return drafted.model
 
 
 def _draft(artifact: Artifact, draft: Any) -> Artifact:

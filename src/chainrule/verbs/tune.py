@@ -14,7 +14,7 @@ from chainrule.codecs.text import TextCodec
 from chainrule.core.config import from_dict, to_dict
 from chainrule.core.model import SequenceModel
 from chainrule.files import load_into, read_tensors
-from chainrule.training.data import Corpus, collect, prepare
+from chainrule.training.data import Corpus, cache_folder, collect, prepare
 from chainrule.training.scoring import log_probs
 from chainrule.training.shards import VERSION, Progress, SymbolArray, open_symbols
 from chainrule.training.trainer import TrainConfig
@@ -81,6 +81,24 @@ def held_out_bits(
     return float(nats / math.log(2) / (num_bytes * len(part) / len(symbols)))
 
 
+def held_out_of(artifact: Artifact, progress: Progress) -> tuple[SymbolArray, int, str]:
+    """A fitted run's held-out symbols [N], their bytes, and the source that they are of.
+
+    Raises:
+        ValueError: the data is not in the cache, nor as it was where it was read.
+    """
+    was = _data_of(artifact)
+    symbols, size = _find(was, artifact.codec, cache_folder(), progress)
+    if not len(symbols):
+        raise ValueError("nothing was held out")
+    return symbols, size, ", ".join(was.source) or "its data"
+
+
+def _data_of(artifact: Artifact) -> Data:
+    known = {k: artifact.recipe[k] for k in Data.__dataclass_fields__ if k in artifact.recipe}
+    return from_dict(Data, known, f"{(artifact.path or Path()) / 'config.json'}: recipe")
+
+
 class Base:
     """A fitted run that another one starts from; it is only read.
 
@@ -98,6 +116,11 @@ class Base:
                 f"leave {', '.join(contrary)} out"
             )
         self.artifact = load_artifact(self.path)
+        if self.artifact.precision is not None:
+            raise ValueError(
+                f"{self.path} is quantised to {self.artifact.precision} and can't go on learning: "
+                "start from the run that it was made of"
+            )
         if not self.artifact.model.by_gradient:
             raise ValueError(
                 f"{self.path} was counted from its data and can't go on learning: count both, "
@@ -134,9 +157,7 @@ class Base:
 
     def origin(self, corpus: Corpus, progress: Progress) -> dict[str, Any]:
         """Score both held-out parts as they are before, for the recipe: ``Origin`` as JSON."""
-        artifact, recipe = self.artifact, self.artifact.recipe
-        known = {k: recipe[k] for k in Data.__dataclass_fields__ if k in recipe}
-        was = from_dict(Data, known, f"{Path(self.path) / 'config.json'}: recipe")
+        artifact, was = self.artifact, _data_of(self.artifact)
         old = _old_bits(artifact, was, corpus, progress)
         found = {"missing": old} if isinstance(old, str) else {"old": old}
         new = held_out_bits(artifact.model, corpus.held_out, corpus.held_out_bytes, progress)

@@ -49,6 +49,9 @@ struct ChainruleKernels {
                double* out);
   // The first place where scores + noise is greatest.
   std::int64_t (*pick)(const double* scores, const float* noise, std::int64_t size);
+  // `pick` with the `gumbel` noise of one position and stream 0, bit for bit.
+  std::int64_t (*draw)(const double* scores, std::int64_t size, std::uint64_t key,
+                       std::int64_t pos);
 };
 
 const ChainruleKernels* chainrule_portable();

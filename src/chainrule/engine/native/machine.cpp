@@ -106,22 +106,23 @@ std::int64_t ChainruleMachine::add_matrix(ChainruleType type, std::int64_t rows,
   }
   m.type = type, m.rows = rows, m.cols = cols;
   m.blocks = (rows + 15) / 16, m.padded = (cols + unit - 1) / unit * unit;
-  m.group = grouped ? group : m.padded;
+  m.units = m.padded / unit;
+  m.group = grouped ? group : m.padded, m.each = m.group / unit;
   m.groups = grouped ? (m.padded + group - 1) / group : 1;
-  m.block_bytes = m.padded * 16 * (type == ChainruleType::f32    ? 8
-                                   : type == ChainruleType::bf16 ? 4
-                                   : type == ChainruleType::q4   ? 1
-                                                                 : 2) / 2;
-  weight->data = ChainruleMemory(static_cast<std::size_t>(m.blocks * m.block_bytes));
-  unsigned char* const out = weight->data.data();
+  const std::int64_t span = chainrule_span_size(type);
+  const std::int64_t spans = (m.blocks + span - 1) / span;
+  const auto bytes = static_cast<std::size_t>(spans * chainrule_span_bytes(m, span));
+  unsigned char* const out = arena_.take(bytes);
   // What pads a block must be 0: it is multiplied like everything else.
-  std::memset(out, type == ChainruleType::q4 ? 0x88 : exact ? 0x80 : 0, m.blocks * m.block_bytes);
-  if (exact) {
-    weight->scale = ChainruleMemory(m.blocks * 16 * m.groups * (grouped ? 2 : 4));
-    std::memset(weight->scale.data(), 0, weight->scale.bytes());
-    m.scale = weight->scale.data();
+  std::memset(out, type == ChainruleType::q4 ? 0x88 : exact ? 0x80 : 0, bytes);
+  for (std::int64_t row = 0; grouped && row < m.blocks * 16; ++row) {
+    for (std::int64_t g = 0; g < m.groups; ++g) std::memset(out + chainrule_scale_at(m, row, g), 0, 2);
   }
-  m.data = out;
+  if (type == ChainruleType::int8_row) {
+    weight->vector.assign(m.blocks * 16, 0.0f);
+    m.scale = weight->vector.data();
+  }
+  m.data = weight->data = out;
   if (m.padded > widest_) widest_ = m.padded;
   if (m.groups > most_groups_) most_groups_ = m.groups;
   weights_.push_back(std::move(weight));
@@ -142,38 +143,36 @@ void ChainruleMachine::fill(std::int64_t index, std::int64_t first, std::int64_t
   const std::int64_t cols = m.cols;
   for (std::int64_t i = 0; i < count; ++i) {
     const std::int64_t row = first + i;
-    unsigned char* const block = weight.data.data() + row / 16 * m.block_bytes;
-    const std::int64_t lane = row % 16;
+    const auto at = [&](std::int64_t unit) {
+      return weight.data + chainrule_unit_at(m, row, unit);
+    };
     if (type == ChainruleType::f32) {
       const float* w = static_cast<const float*>(data) + i * cols;
-      for (std::int64_t k = 0; k < cols; ++k) std::memcpy(block + (k * 16 + lane) * 4, w + k, 4);
+      for (std::int64_t k = 0; k < cols; ++k) std::memcpy(at(k), w + k, 4);
     } else if (type == ChainruleType::bf16) {
       const std::uint16_t* w = static_cast<const std::uint16_t*>(data) + i * cols;
-      for (std::int64_t k = 0; k < cols; ++k) {
-        std::memcpy(block + ((k / 2 * 16 + lane) * 2 + k % 2) * 2, w + k, 2);
-      }
+      for (std::int64_t k = 0; k < cols; ++k) std::memcpy(at(k / 2) + k % 2 * 2, w + k, 2);
     } else if (type == ChainruleType::q4) {
-      const std::int64_t bytes = (cols + 1) / 2;
-      const unsigned char* w = static_cast<const unsigned char*>(data) + i * bytes;
+      const std::int64_t wide = (cols + 1) / 2;
+      const unsigned char* w = static_cast<const unsigned char*>(data) + i * wide;
       for (std::int64_t k = 0; k < cols; ++k) {
         const int q = w[k / 2] >> (k % 2 * 4) & 15;
-        unsigned char& to = block[(k / 8 * 16 + lane) * 4 + k % 4];
+        unsigned char& to = at(k / 8)[k % 4];
         to = static_cast<unsigned char>(k % 8 < 4 ? (to & 0xf0) | q : (to & 0x0f) | q << 4);
       }
     } else {
       const auto* w = static_cast<const std::int8_t*>(data) + i * cols;
       for (std::int64_t k = 0; k < cols; ++k) {
-        block[(k / 4 * 16 + lane) * 4 + k % 4] = static_cast<unsigned char>(w[k] + 128);
+        at(k / 4)[k % 4] = static_cast<unsigned char>(w[k] + 128);
       }
     }
-  }
-  if (type == ChainruleType::f32 || type == ChainruleType::bf16) return;
-  const std::int64_t each = chainrule_grouped(type) ? 2 : 4;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::int64_t row = first + i;
-    for (std::int64_t g = 0; g < m.groups; ++g) {
-      std::memcpy(weight.scale.data() + ((row / 16 * m.groups + g) * 16 + row % 16) * each,
-                  static_cast<const unsigned char*>(scale) + (i * m.groups + g) * each, each);
+    if (type == ChainruleType::int8_row) {
+      std::memcpy(weights_[index]->vector.data() + row, static_cast<const float*>(scale) + i, 4);
+    } else if (chainrule_grouped(type)) {
+      for (std::int64_t g = 0; g < m.groups; ++g) {
+        std::memcpy(weight.data + chainrule_scale_at(m, row, g),
+                    static_cast<const std::uint16_t*>(scale) + i * m.groups + g, 2);
+      }
     }
   }
 }
@@ -205,9 +204,9 @@ std::int64_t ChainruleMachine::add_reals(const double* data, std::int64_t size) 
 }
 
 std::int64_t ChainruleMachine::weight_bytes() const {
-  std::size_t bytes = 0;
+  std::size_t bytes = arena_.bytes();
   for (const auto& w : weights_) {
-    bytes += w->data.bytes() + w->scale.bytes() + w->vector.size() * 4 + w->ints.size() * 8 +
+    bytes += w->vector.size() * 4 + w->ints.size() * 8 +
              w->reals.size() * 8;
   }
   return static_cast<std::int64_t>(bytes);

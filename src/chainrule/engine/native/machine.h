@@ -31,10 +31,10 @@ struct ChainruleLeaf {
 
 struct ChainruleWeight {
   ChainruleMatrix matrix;          // where it is one
-  std::vector<float> vector;       // padded to 16
+  std::vector<float> vector;       // padded to 16; an int8_row's scales
   std::vector<std::int64_t> ints;  // a table
   std::vector<double> reals;
-  ChainruleMemory data, scale;
+  unsigned char* data = nullptr;  // of a matrix, in the machine's arena
   int kind = 0;  // 0 matrix, 1 vector, 2 table of integers, 3 table of reals
 };
 
@@ -121,6 +121,7 @@ class ChainruleMachine {
   std::vector<ChainruleBuffer> buffers_;
   std::vector<ChainruleLeaf> leaves_;
   std::vector<std::unique_ptr<ChainruleWeight>> weights_;
+  ChainruleArena arena_;
   std::vector<ChainruleStep> ops_, head_;
   std::int64_t hidden_, logits_, size_, columns_ = 0, widest_ = 0, most_groups_ = 1;
   std::int64_t macs_ = 0, head_macs_ = 0;  // multiplications a symbol

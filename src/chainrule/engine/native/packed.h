@@ -7,20 +7,61 @@ constexpr std::int64_t kChainruleTile = 12;   // rows of x that a kernel takes a
 
 enum class ChainruleType : int { f32 = 0, bf16 = 1, int8 = 2, int8_row = 3, q4 = 4 };
 
-// A weight [rows, cols], 16 rows side by side, columns padded with zeros to `unit` of them:
-//   f32       [blocks][cols][16] floats
-//   bf16      [blocks][cols / 2][16][2]
-//   int8, row [blocks][cols / 4][16][4] bytes, w + 128
-//   q4        [blocks][cols / 8][16][4] bytes, w + 8: columns 0-3 in the low halves, 4-7 above
-// scale: bf16 [blocks][groups][16], one for `group` columns each; int8_row: float [blocks][16].
+// A weight [rows, cols]: blocks of 16 rows side by side, in spans of some blocks, so that one
+// row of x reads each span from end to end. A unit is what a lane holds in 32 bits: one float, two
+// bf16, four bytes w + 128 or eight halves w + 8 (columns 0-3 low, 4-7 high).
+//   span [unit][block][16 lanes], and before the units of each group its scales, bf16 [block][16].
+// Columns are padded with zeros to whole units; int8_row has float scales [blocks][16] of its own.
+
 struct ChainruleMatrix {
   ChainruleType type = ChainruleType::f32;
-  std::int64_t rows = 0, cols = 0, blocks = 0, padded = 0;
-  std::int64_t group = 0, groups = 0;
-  std::int64_t block_bytes = 0;
+  std::int64_t rows = 0, cols = 0, blocks = 0, padded = 0, units = 0;
+  std::int64_t group = 0, groups = 0, each = 0;  // columns of a group, how many, units of one
   const unsigned char* data = nullptr;
-  const void* scale = nullptr;
+  const float* scale = nullptr;  // of int8_row
 };
+
+constexpr bool chainrule_grouped(ChainruleType type) {
+  return type == ChainruleType::int8 || type == ChainruleType::q4;
+}
+// Blocks of a span: as many as one row of x keeps in flight, or, of wide types, several rows.
+constexpr int chainrule_span_size(ChainruleType type) {
+  return type == ChainruleType::q4 ? 8 : type == ChainruleType::int8 ? 4 : 2;
+}
+// Blocks in the span that begins at `block`.
+inline std::int64_t chainrule_span(const ChainruleMatrix& m, std::int64_t block) {
+  const std::int64_t most = chainrule_span_size(m.type), left = m.blocks - block;
+  return left < most ? left : most;
+}
+// Bytes of a span of `many` blocks: the scales of one group, one group, all.
+inline std::int64_t chainrule_scale_bytes(const ChainruleMatrix& m, std::int64_t many) {
+  return chainrule_grouped(m.type) ? (many * 32 + 63) / 64 * 64 : 0;
+}
+inline std::int64_t chainrule_group_bytes(const ChainruleMatrix& m, std::int64_t many) {
+  return chainrule_scale_bytes(m, many) + m.each * many * 64;
+}
+inline std::int64_t chainrule_span_bytes(const ChainruleMatrix& m, std::int64_t many) {
+  return m.groups * chainrule_scale_bytes(m, many) + m.units * many * 64;
+}
+// Where a block's first unit lies, or with groups its first scales.
+inline std::int64_t chainrule_begin(const ChainruleMatrix& m, std::int64_t block) {
+  const std::int64_t span = chainrule_span_size(m.type);
+  return block / span * chainrule_span_bytes(m, span);
+}
+// Where a row's 32 bits of a unit lie, and its scale of a group.
+inline std::int64_t chainrule_unit_at(const ChainruleMatrix& m, std::int64_t row,
+                                      std::int64_t unit) {
+  const std::int64_t block = row / 16, in = block % chainrule_span_size(m.type);
+  const std::int64_t many = chainrule_span(m, block - in);
+  const std::int64_t g = chainrule_grouped(m.type) ? unit / m.each : 0;
+  return chainrule_begin(m, block) + (chainrule_grouped(m.type) ? g + 1 : 0) *
+             chainrule_scale_bytes(m, many) + (unit * many + in) * 64 + row % 16 * 4;
+}
+inline std::int64_t chainrule_scale_at(const ChainruleMatrix& m, std::int64_t row, std::int64_t g) {
+  const std::int64_t block = row / 16, in = block % chainrule_span_size(m.type);
+  const std::int64_t many = chainrule_span(m, block - in);
+  return chainrule_begin(m, block) + g * chainrule_group_bytes(m, many) + in * 32 + row % 16 * 2;
+}
 
 // Rows of x in the form that one kernel reads, in tiles of at most kChainruleTile rows:
 // [tile][unit of columns][row of the tile]; scale and offset [tile][group][row] when quantised.
@@ -33,16 +74,13 @@ struct ChainruleInput {
 
 // Tiles that a kernel has code for; any number of rows is cut into these, the largest first.
 // Sums in groups need two registers an output, so their tiles are smaller.
-inline bool chainrule_grouped(ChainruleType type) {
-  return type == ChainruleType::int8 || type == ChainruleType::q4;
-}
 inline std::int64_t chainrule_tile(ChainruleType type, std::int64_t left) {
   if (chainrule_grouped(type)) return left >= 6 ? 6 : left >= 4 ? 4 : left;
   return left >= 12 ? 12 : left >= 8 ? 8 : left >= 6 ? 6 : left >= 4 ? 4 : left;
 }
 
-// Consecutive queries of one head of one row, on its cache of blocks of 16 positions: a key block
-// is [width][16], a value block [16][padded width], floats or bf16.
+// Consecutive queries of one head of one row, on its cache of blocks of 16 positions. A key block
+// is [width][16] floats or [width / 2][16][2] bf16, a value block [16][padded width] of either.
 struct ChainruleAttend {
   const float* query = nullptr;  // [count] queries, stride_q apart
   const float* edge = nullptr;   // the same towards the sinks, stride_edge apart; or null
@@ -53,14 +91,14 @@ struct ChainruleAttend {
   const unsigned char* values = nullptr;
   bool narrow = false;
   std::int64_t width = 0, padded = 0;
-  float* scores = nullptr;  // chainrule_score_room(place + count) floats
+  float* scores = nullptr;  // chainrule_score_room(place + count, padded) floats
   float* out = nullptr;     // [count][width], stride_out apart
   std::int64_t stride_out = 0;
 };
 
 constexpr std::int64_t kChainruleQueries = 4;  // that share a key when it is read
-inline std::int64_t chainrule_score_room(std::int64_t length) {
-  return kChainruleQueries * ((length + 15) / 16 * 16 + 128);
+inline std::int64_t chainrule_score_room(std::int64_t length, std::int64_t padded) {
+  return kChainruleQueries * ((length + 15) / 16 * 16 + 128 + 2 * padded);
 }
 
 // Queries on fixed memory [length][2 dim]: keys, then values; places with ok 0 are padding.

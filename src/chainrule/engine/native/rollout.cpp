@@ -54,12 +54,11 @@ ChainruleCall chainrule_call(const ChainruleMachine& machine, const ChainruleRol
 void chainrule_rollout(ChainruleMachine& machine, ChainruleRollout& job) {
   const ChainruleKernels& k = chainrule_kernels();
   const std::int64_t size = machine.size(), dim = machine.hidden_dim();
-  const auto room = static_cast<std::size_t>(size * 8 * 7);
+  const auto room = static_cast<std::size_t>(size * 8 * 6);
   if (machine.sampling().bytes() < room) machine.sampling() = ChainruleMemory(room);
   double* const log_p = machine.sampling().as<double>();
   double* const warped = log_p + size;
   double* const scratch = warped + size;
-  float* const noise = reinterpret_cast<float*>(scratch + 4 * size);
 
   std::vector<std::int64_t> going, symbols;
   for (std::int64_t b = 0; b < job.rows; ++b) going.push_back(b), job.count[b] = 0;
@@ -89,8 +88,7 @@ void chainrule_rollout(ChainruleMachine& machine, ChainruleRollout& job) {
         k.warp(job.warp[b], log_p, size, scratch, warped);
         scores = warped;
       }
-      k.gumbel(job.key[b], job.number[b] + step, 0, size, noise);
-      const std::int64_t x = k.pick(scores, noise, size);
+      const std::int64_t x = k.draw(scores, size, job.key[b], job.number[b] + step);
       job.symbols[at] = x, job.log_prob[at] = log_p[x];
       ++job.count[b];
       if (x != job.stop) on.push_back(b);

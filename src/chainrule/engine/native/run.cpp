@@ -87,8 +87,12 @@ void ChainruleMachine::piece(const ChainruleCall& call, std::int64_t first, std:
     for (const auto& places : call.places) longest = std::max(longest, places[b] + first + length);
   }
   for (std::int64_t s : call.memory_length) longest = std::max(longest, s);
+  std::int64_t padded = 16;
+  for (const ChainruleLeaf& leaf : leaves_) {
+    if (leaf.kind == ChainruleKind::cache) padded = std::max(padded, leaf.width + 16);
+  }
   for (auto& scores : scores_) {
-    const auto room = static_cast<std::size_t>(chainrule_score_room(longest + 64));
+    const auto room = static_cast<std::size_t>(chainrule_score_room(longest + 64, padded));
     if (scores.size() < room) scores.resize(room + room / 2);
   }
   for (Turn& turn : turns_) {

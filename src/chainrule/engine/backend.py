@@ -1,0 +1,130 @@
+"""Where a model runs: torch or the compiled engine, and in which dtype. Chosen here alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from chainrule import engine
+from chainrule.core.model import SequenceModel
+from chainrule.engine.build import held
+from chainrule.engine.compiled import Compiled
+from chainrule.engine.program import Program
+from chainrule.engine.quantize import DTYPES, GROUP, DType
+
+__all__ = ["BACKENDS", "Choice", "Compiled", "choose", "program_of", "weight_bytes"]
+
+Backend = Literal["torch", "engine"]
+BACKENDS: tuple[str, ...] = ("auto", *get_args(Backend))
+# Strategies that look into the torch model's own cache.
+NEED_TORCH = dict.fromkeys(("hybrid", "block", "parallel"), "fills in blanks, which torch runs")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What runs a model, and why."""
+
+    backend: Backend
+    dtype: DType
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.dtype}"
+
+
+def choose(
+    model: SequenceModel,
+    backend: str = "auto",
+    dtype: str | None = None,
+    *,
+    draws: bool = True,
+    strategy: str = "auto",
+    stored: DType | None = None,
+) -> Choice:
+    """Where ``model`` runs.
+
+    Auto is the engine wherever it can be, in bf16, for what draws symbols; for what reports numbers
+    it is float32 in torch unless a dtype is asked for.
+
+    Args:
+        model: may be on the meta device.
+        draws: whether symbols are drawn, or numbers reported.
+        strategy: how they are drawn.
+        stored: the dtype of weights that were quantised; no other is to be had from them but f32,
+            widened, in torch.
+
+    Raises:
+        ValueError: an unknown name, or what can't be, with the reason.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    asked = next((d for d in DTYPES if d == dtype), None)
+    if backend == "torch":
+        if asked not in (None, "f32"):
+            raise ValueError(f"dtype {asked} needs --backend engine")
+        return Choice("torch", "f32", "as asked")
+    if stored is not None and asked not in (None, stored):
+        if asked == "f32" and backend == "auto":
+            return Choice("torch", "f32", f"its {stored} weights are widened, as asked")
+        raise ValueError(
+            f"the weights are stored as {stored}: dtype {asked} can't be had from them"
+        )
+    program = program_of(model)
+    why = program if isinstance(program, str) else None
+    if strategy in NEED_TORCH:
+        why = why or f"strategy {strategy} {NEED_TORCH[strategy]}"
+    if why is not None:
+        if backend == "engine" or asked not in (None, "f32"):
+            told = "backend engine" if backend == "engine" else f"dtype {asked}"
+            raise ValueError(f"{told} can't be: {why}")
+        return Choice("torch", "f32", why)
+    if not draws and backend == "auto" and asked is None and stored is None:
+        return Choice("torch", "f32", "numbers are reported in float32")
+    assert isinstance(program, Program)
+    usual: DType = "bf16" if draws and held(program, "bf16") else "f32"
+    return Choice("engine", asked or stored or usual, "the compiled engine can run it")
+
+
+def program_of(model: SequenceModel) -> Program | str:
+    """The model's Program, or why the engine can't run it here."""
+    if not engine.native_available():
+        return "no C++17 compiler was there at install time"
+    for tensor in _tensors(model):
+        if tensor.device.type not in ("cpu", "meta"):
+            return "a GPU runs it" if tensor.device.type == "cuda" else f"{tensor.device} runs it"
+    for parameter in model.parameters():
+        if parameter.dtype != torch.float32:
+            return f"its parameters are {str(parameter.dtype).removeprefix('torch.')}, not float32"
+    program: Any = model.lower()
+    if not isinstance(program, Program):
+        return f"{type(model).__name__} has no program"
+    return program
+
+
+def _tensors(model: SequenceModel) -> Iterator[Tensor]:
+    return chain(model.parameters(), model.buffers())
+
+
+def weight_bytes(program: Program, dtype: DType) -> int:
+    """What the weights of a program take in ``dtype``, but for the padding of its blocks.
+
+    Tables, of an n-gram, have 8 bytes an entry in every dtype.
+    """
+    dtypes, total = held(program, dtype), 0
+    for name, weight in program.weights.items():
+        if weight.kind != "matrix":
+            total += weight.shape[0] * (4 if weight.kind == "vector" else 8)
+            continue
+        height, width = weight.shape
+        kind = dtypes[name]
+        scales = -(-width // GROUP[kind]) * 2 if kind in GROUP else 4 * (kind == "int8-row")
+        values = {"f32": 4 * width, "bf16": 2 * width, "q4": -(-width // 2)}.get(kind, width)
+        total += height * (values + scales)
+    return total
