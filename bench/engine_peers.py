@@ -22,6 +22,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -33,6 +34,7 @@ from bench.common import interleaved, ratios, summary, table
 FOLDER = Path("build") / "bench" / "engine"
 ROUNDS = 5
 REST = 0.1  # seconds for the last worker's threads to fall asleep
+PATIENCE = 400.0  # seconds for one answer; torch.compile has been seen to hang
 CLOSE = {"f32": 1e-3, "bf16": 0.03, "int8": 0.06, "int8-row": 0.06, "q4": 0.4}  # relative L2
 OURS = tuple(("chainrule", kind) for kind in CLOSE)
 BITS = {"f32": 32, "bf16": 16, "int8": 8, "int8-row": 8, "q4": 4}  # of a weight; scales aside
@@ -102,7 +104,10 @@ class Worker:
 
     def _answer(self) -> dict[str, float]:
         assert self.process.stdout is not None
+        alarm = threading.Timer(PATIENCE, self.process.kill)
+        alarm.start()
         line = self.process.stdout.readline()
+        alarm.cancel()
         if not line:
             self.process.wait()
             said = self.log.read_text().strip().splitlines() or ["nothing"]

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from chainrule import registry
 from chainrule.codecs.text import TextCodec
 from chainrule.core.config import from_dict, to_dict
 from chainrule.core.model import SequenceModel
 from chainrule.engine.backend import Choice, Compiled, choose
-from chainrule.engine.build import Rows, held, rows_of
+from chainrule.engine.build import Rows, held
 from chainrule.engine.program import Program, Weight
 from chainrule.engine.quantize import DTYPES, GROUP, DType, Narrow
 from chainrule.files import (
@@ -91,7 +92,7 @@ class Artifact:
             program: Any = self.outline.lower()
             if any(leaf.kind == "fixed" for leaf in program.leaves.values()):
                 self.outline = self.model  # its encoder runs in torch
-            rows: Rows = rows_of(self.outline.state_dict())
+            rows: Rows | None = None  # those in memory
             if self.stored is not None and (self.precision or on_meta(self.outline)):
                 rows = self.stored.rows
             self.engines[key] = Compiled(self.outline, *key, rows)
@@ -241,13 +242,25 @@ def _outlined(
 ) -> tuple[SequenceModel, Stored]:
     """A model on the meta device, and its weights, whose shapes are the model's."""
     config = from_dict(cls.Config, data, where)  # type: ignore[attr-defined]
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         outline: SequenceModel = cls(config).eval()
     expected = {k: tuple(v.shape) for k, v in outline.state_dict().items()}
     if dtype is not None:
         expected |= _narrowed(outline, dtype, expected, where)
     match_shapes(expected, tensor_shapes(path), path)
     return outline, Stored(TensorFile(path), dtype)
+
+
+class _Unfilled(TorchFunctionMode):
+    """No random numbers where there is no memory for them.
+
+    Else torch would import its compiler to draw none: 1.5 seconds and 80 megabytes.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "normal_":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _narrowed(

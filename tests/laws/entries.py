@@ -55,13 +55,13 @@ class Entry:
     sees_last: bool = True
     registered: bool = False
 
-    def model(self) -> SequenceModel:
-        """The same weights every time, away from their initialisation."""
+    def model(self, away: float = 0.3) -> SequenceModel:
+        """The same weights every time, so far away from their initialisation."""
         torch.manual_seed(1)
         model = self.build().eval()
         with torch.no_grad():
             for p in model.parameters():
-                p += 0.3 * torch.randn_like(p)
+                p += away * torch.randn_like(p)
         return model
 
     def room(self, wanted: int) -> int:

@@ -1,4 +1,8 @@
-"""Law 14: the Program of a model is that model, whatever is done with its states."""
+"""Law 14: the Program of a model is that model, whatever is done with its states.
+
+So is what the compiled engine makes of it, as far as a dtype goes; all other laws hold for that
+too, to the bit.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,17 @@ import pytest
 import torch
 
 from chainrule.core.model import SequenceModel
+from chainrule.engine import native_available
+from chainrule.engine.compiled import Compiled
 from chainrule.engine.lowered import FIRST
 from chainrule.engine.program import Program
+from chainrule.engine.quantize import DTYPES, DType
 from chainrule.engine.reference import Reference
-from tests.laws.entries import Entry
+from tests.laws.entries import COMPILED, LISTED, Entry, dice, symbols
+from tests.laws.tolerances import BFLOAT16, FLOAT32, INT8, Q4
 from tests.laws.track import Track, close, signature
+
+LIMITS = {"f32": FLOAT32, "bf16": BFLOAT16, "int8": INT8, "int8-row": INT8, "q4": Q4}
 
 
 class Pair:
@@ -81,3 +91,25 @@ def test_14_program_is_json(entry: Entry):
     if model.config is not None:
         with torch.device("meta"):
             assert type(model)(model.config).lower() == program
+
+
+@pytest.mark.skipif(not native_available(), reason="installed without a compiler")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", COMPILED)
+def test_14_compiled_is_torch(name: str, dtype: DType):
+    """In one go, and in two calls: log-probabilities of every symbol, relative L2."""
+    entry = next(e for e in LISTED if e.name == name)
+    model = entry.model(away=0.1)
+    x, cond = symbols(model.space, 4, 30, dice(4)), entry.cond(4, dice(3))
+    engine = Compiled(model, dtype, 1)
+    with torch.no_grad():
+        wanted = signature(model(x, cond), model.space)
+        got = signature(engine(x, cond), model.space)
+        behind = engine.extend(engine.start(4, cond), x[:, :20])
+        again = signature(engine(x[:, 20:], None, behind), model.space)
+    assert torch.equal(again, got[:, 20:])
+    assert float((got - wanted).norm() / wanted.norm()) <= LIMITS[dtype]
+
+
+def test_14_everything_that_lowers_is_compiled():
+    assert {e.name for e in LISTED if e.model().lower() is not None} == set(COMPILED)

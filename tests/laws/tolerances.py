@@ -5,8 +5,9 @@ from __future__ import annotations
 EXACT = 0.0  # symbols, bytes, and numbers that take the same code path
 FLOAT64 = 1e-9  # the same maths by another path, relative
 FLOAT32 = 1e-5  # the same maths by another path, relative L2
-BFLOAT16 = 5e-3  # weights alike, activations rounded to bfloat16, relative L2
-INT8 = 0.02  # weights alike, activations rounded to int8 in groups, relative L2
+BFLOAT16 = 0.01  # the engine in bf16 beside float64, relative L2
+INT8 = 0.02  # the engine in int8: activations are rounded as the weights are, relative L2
+Q4 = 0.2  # the engine in q4 beside the weights before they were rounded, relative L2
 REFERENCE64 = 1e-6  # another library, float64, relative
 REFERENCE32 = 1e-4  # another library, float32, relative
 CLOSED_FORM = 0.02  # what is sampled under a fixed seed beside its closed form, relative

@@ -110,6 +110,11 @@ class SequenceModel(nn.Module, ABC):
         """The same weights as a non-autoregressive net, where they were trained so."""
         return None
 
+    @property
+    def guesses_blocks(self) -> bool:
+        """Whether ``guess_block`` has learned to."""
+        return self.masked is not None
+
     @abstractmethod
     def start(self, batch: int, cond: Condition | None = None) -> State:
         """Nothing consumed; the condition is encoded once, here."""

@@ -21,10 +21,9 @@ class Hybrid(Heads):
 
     @staticmethod
     def decoder(target: Target) -> Decoder:
-        if target.model.masked is None:
+        if not target.model.guesses_blocks:
             raise ValueError(
                 "strategy hybrid needs a model trained on blanks: fit it with --objective hybrid"
-                " and decode it with --backend torch"
             )
         return Verify(target.model, Hybrid(target.model, target.guesses or GUESSES))
 

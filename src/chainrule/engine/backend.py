@@ -22,7 +22,7 @@ __all__ = ["BACKENDS", "Choice", "Compiled", "choose", "program_of", "weight_byt
 Backend = Literal["torch", "engine"]
 BACKENDS: tuple[str, ...] = ("auto", *get_args(Backend))
 # Strategies that look into the torch model's own cache.
-NEED_TORCH = dict.fromkeys(("hybrid", "block", "parallel"), "fills in blanks, which torch runs")
+NEED_TORCH = dict.fromkeys(("block", "parallel"), "fills in blanks, which torch runs")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from chainrule.engine import program as p
 
 HEAD = (p.Linear, p.Bias, p.Add, p.Mul, p.Norm, p.Activate, p.Gate, p.Backoff)
 IN_PLACE = (p.Bias, p.Add, p.Mul, p.Activate)  # each value from its own place alone
-MOST_COLUMNS = 2**26  # of all buffers together
+MOST_COLUMNS = 2**22  # of all buffers together: 2 GiB for 128 positions
 TAKEN = ("hidden", "symbols")  # leaves that every state may have beside the program's
 
 
@@ -52,8 +52,11 @@ def check(program: p.Program) -> None:
     for name in sorted(program.leaves.keys() - used):
         raise ValueError(f"leaf {name!r} is used by no op")
     rows = [_get(program.weights, op.weight, "weight").shape[0] for op in _embeds(program)]
-    if program.begin >= min(rows, default=p.WIDEST + 1):
-        raise ValueError(f"the start symbol {program.begin} has no row in the embedding")
+    for name, symbol in (("start", program.begin), ("unknown", program.blank)):
+        if symbol is not None and symbol >= min(rows, default=p.WIDEST + 1):
+            raise ValueError(f"the {name} symbol {symbol} has no row in the embedding")
+    if program.blank is not None:
+        bounded("blank", program.blank, 0, p.WIDEST)
     if any(n < program.size for n in rows):
         raise ValueError(f"the embedding has {min(rows)} rows for {program.size} symbols")
     ends = [
@@ -98,7 +101,7 @@ def _weight(name: str, weight: p.Weight) -> None:
 def _leaf(name: str, leaf: p.Leaf) -> None:
     bounded(f"leaf {name!r}: dim", leaf.dim, 1, p.WIDEST)
     bounded(f"leaf {name!r}: width", leaf.width, 1, p.WIDEST)
-    bounded(f"leaf {name!r}: size", leaf.dim * leaf.width, 1, 2**32)
+    bounded(f"leaf {name!r}: size", leaf.dim * leaf.width, 1, 2**26)
     bounded(f"leaf {name!r}: fill", leaf.fill, -p.WIDEST, p.WIDEST)
     if leaf.kind == "cache" and leaf.dim % leaf.width:
         raise ValueError(f"leaf {name!r}: {leaf.dim} is not a multiple of the width {leaf.width}")

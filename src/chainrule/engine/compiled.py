@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from chainrule.core.model import Rolled, SequenceModel
-from chainrule.core.noise import Noise
+from chainrule.core.noise import Noise, Positions
 from chainrule.core.state import Grow, Leaf, Slab, State, Window
 from chainrule.engine.build import Builder, Rows, rows_of
 from chainrule.engine.law import EngineLaw
-from chainrule.engine.lowered import FIRST, Lowered, Windows
+from chainrule.engine.lowered import FIRST, Lowered, Windows, load
 from chainrule.engine.program import Program
 from chainrule.engine.quantize import DTYPES, DType
 from chainrule.native import _native
@@ -58,7 +58,10 @@ class Compiled(Lowered):
         self.backend = f"engine {dtype}"
         macs = sum(w.shape[0] * w.shape[1] for w in program.weights.values() if w.kind == "matrix")
         self.stretch_length = max(1, min(128, _STRETCH // max(1, macs)))
-        self._machine = Builder(program, dtype, self.threads, rows or rows_of(model.state_dict()))()
+        if rows is None:
+            load(program, model.state_dict())  # refuses what doesn't fit, before it is packed
+            rows = rows_of(model.state_dict())
+        self._machine = Builder(program, dtype, self.threads, rows)()
 
     @property
     def weight_bytes(self) -> int:
@@ -71,7 +74,7 @@ class Compiled(Lowered):
         leaf = self.program.leaves[name]
         padded = -(-leaf.width // LANES) * LANES
         shape = (rows, leaf.dim // leaf.width, 2, FIRST // LANES, LANES * padded)
-        kind = torch.float32 if self.precision == "f32" else torch.int16  # bf16, as numpy can see it
+        kind = torch.float32 if self.precision == "f32" else torch.int16  # bf16, for numpy
         return Grow.empty(torch.zeros(shape, dtype=kind), 3, LANES)
 
     def compact(self, name: str, cache: Grow, first: int, newest: int) -> Grow:
@@ -96,6 +99,7 @@ class Compiled(Lowered):
         caches: Mapping[str, Grow],
         windows: Windows,
         fixed: Windows,
+        both: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         rows, length = x.shape
         hidden = self._floats(rows, length, self.program.buffers[self.program.hidden].dim)
@@ -108,11 +112,38 @@ class Compiled(Lowered):
             [fresh[k].numpy() for k in self.windows],
             *self._remembered(fixed),
             hidden.numpy(),
+            both,
         )
         return hidden, fresh
 
     def law(self, hidden: Tensor) -> EngineLaw:
         return EngineLaw(hidden.float(), self._machine, self.program.size)
+
+    @property
+    def guesses_blocks(self) -> bool:
+        return self.program.blank is not None
+
+    def guess_block(
+        self, state: State, last: Tensor, n: int, noise: Noise, warp: Any
+    ) -> Tensor | None:
+        blank = self.program.blank
+        if blank is None:
+            return None
+        room = min(self.rooms(state))
+        if not self.program.context:  # half of a window that slides stays before the block
+            wide = min(op.window + op.sinks for op in self.attends.values())
+            room = min(max(wide // 2, wide - 1 - k) for k in state.lens)
+        n = min(n, room - 1)
+        if n < 1:
+            return last[:, :0]
+        x = torch.cat([last, torch.full((len(last), n), blank)], 1)
+        caches = self.claim(state, n + 1)
+        windows, fixed = self.kept(state.leaves)
+        hidden, _ = self.run(x, self.positions(state), caches, windows, fixed, both=True)
+        law = self.law(torch.cat([hidden[:, :1], hidden[:, 2:]], 1))
+        begin = Positions(tuple([k + 1 for k in state.lens]), n)
+        guess: Tensor = warp(law).sample(noise.at(begin))
+        return guess
 
     # ---- stretches ----
 

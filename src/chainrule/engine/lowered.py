@@ -171,7 +171,7 @@ class Lowered(SequenceModel):
     def _within(self, state: State, x: Tensor, tail: int) -> State:
         length, kept = x.shape[1], state.kept(x.shape[1], tail)
         caches = self.claim(state, length)
-        hidden, new = self._run(x, self.positions(state), state.leaves, caches)
+        hidden, new = self.run(x, self.positions(state), caches, *self.kept(state.leaves))
         values: dict[str, Tensor | Leaf] = {**caches, **new, "hidden": hidden[:, -1 - kept :]}
         if self.program.context:
             values["symbols"] = x
@@ -187,7 +187,7 @@ class Lowered(SequenceModel):
         begin = torch.full((rows, 1), self.program.begin, dtype=torch.int64)
         x = torch.cat([begin, x], 1)
         caches = {name: self.cache(name, rows).claim(x.shape[1]) for name in self.attends}
-        hidden, new = self._run(x, [0] * rows, leaves, caches)
+        hidden, new = self.run(x, [0] * rows, caches, *self.kept(leaves))
         for name, values in new.items():
             window = leaves[name]
             assert isinstance(window, Window)
@@ -196,9 +196,8 @@ class Lowered(SequenceModel):
         leaves["hidden"] = Window(hidden[:, -1:], 1)
         return State((x.shape[1] - 1,) * rows, leaves, 0, self.backend)
 
-    def _run(
-        self, x: Tensor, pos: list[int], leaves: Mapping[str, Leaf], caches: Mapping[str, Grow]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def kept(self, leaves: Mapping[str, Leaf]) -> tuple[Windows, Windows]:
+        """The newest values of every window, and the fixed memory."""
         windows, fixed = {}, {}
         for name in self.windows:
             leaf = leaves[name]
@@ -209,7 +208,7 @@ class Lowered(SequenceModel):
                 leaf = leaves[each]
                 assert isinstance(leaf, Fixed)
                 fixed[each] = leaf.t
-        return self.run(x, pos, caches, windows, fixed)
+        return windows, fixed
 
     # ---- positions that come to an end: blocks, as ``Transformer`` has them ----
 

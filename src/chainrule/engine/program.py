@@ -262,6 +262,7 @@ class Program:
 
     Args:
         size: V. begin: the start symbol, consumed before all others, at position 0.
+        blank: what stands for an unknown symbol in the embedding, where it was trained on them.
         context: positions that ``of="position"`` has rows for; 0 without an end. Beyond it a
             new block begins each context // 2 symbols, as ``Transformer`` has it.
         ops: from a symbol to the buffer ``hidden``; head: from there to ``logits``.
@@ -277,6 +278,7 @@ class Program:
     hidden: str = "hidden"
     logits: str = "logits"
     context: int = 0
+    blank: int | None = None
 
     def __post_init__(self) -> None:
         from chainrule.engine.checks import check
@@ -345,6 +347,7 @@ class _Read:
     hidden: str = "hidden"
     logits: str = "logits"
     context: int = 0
+    blank: int | None = None
 
     def program(self, where: str) -> Program:
         values = {**vars(self), "ops": tuple(self.ops), "head": tuple(self.head)}

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def lower(model: Transformer) -> p.Program:
-    """Either layout; the extra heads and what a mask embeds are no part of the step."""
+    """Either layout; the extra heads are no part of the step."""
     config, size = model.config, model.space.size
     assert size is not None
     llama, dim, width = not model.learned, config.dim, config.head_width
     queries, keys = config.num_heads * width, config.num_kv_heads * width
     inner = config.hidden * (2 if llama else 1)
-    rows = max(size, model.begin + 1)
+    rows = max(size, model.begin + 1) + config.masked
     buffers = {
         "x": p.Buffer(dim),
         "normal": p.Buffer(dim),
@@ -104,4 +104,5 @@ def lower(model: Transformer) -> p.Program:
         tuple(ops),
         (p.Linear("logits", "hidden", out),),
         context=config.context if model.learned else 0,
+        blank=rows - 1 if config.masked else None,
     )

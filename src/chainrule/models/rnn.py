@@ -139,7 +139,7 @@ class RNN(SequenceModel):
                 name,
                 tuple(w.shape),
                 kind="vector" if w.ndim == 1 else "matrix",
-                keep=name.endswith("weight_hh"),
+                keep=False,
             )
             for name, w in self.named_parameters()
         }

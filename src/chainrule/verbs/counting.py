@@ -40,6 +40,10 @@ class Counted(SequenceModel):
     def masked(self) -> MaskedModel | None:
         return self._masked
 
+    @property
+    def guesses_blocks(self) -> bool:
+        return self.inner.guesses_blocks
+
     def start(self, batch: int, cond: Condition | None = None) -> State:
         return self.inner.start(batch, cond)
 

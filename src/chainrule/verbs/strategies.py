@@ -15,7 +15,6 @@ from chainrule.core.model import SequenceModel
 from chainrule.decoding.auto import Auto, Choice
 from chainrule.decoding.strategy import Target
 from chainrule.decoding.verify import Verify
-from chainrule.engine.backend import NEED_TORCH
 from chainrule.engine.backend import Choice as Backend
 
 SETTINGS = ("guesses", "draft", "iterations", "threshold")
@@ -92,7 +91,7 @@ def decoding(
         return Decoding(registry.STRATEGIES[strategy].decoder(target), strategy, on)
     ways = {}
     for name, kind in registry.STRATEGIES.items():
-        if kind.exactness == "identical" and not (on.backend == "engine" and name in NEED_TORCH):
+        if kind.exactness == "identical":
             try:
                 way = kind.decoder(target)
             except ValueError:

@@ -20,6 +20,8 @@ template <class T, int N>
 using Array = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 using Sizes = std::vector<std::int64_t>;
 
+constexpr std::int64_t kFarthest = std::int64_t{1} << 40;
+
 void need(bool fine, const char* message) {
   if (!fine) throw std::invalid_argument(message);
 }
@@ -31,6 +33,7 @@ std::int64_t extent(const A& a, int axis) {
 
 void fill(ChainruleMachine& m, std::int64_t index, std::int64_t first, std::int64_t count,
           const ConstBytes& data, const ConstBytes& scale) {
+  need(index >= 0 && index < m.weights(), "no weight of this number");
   need(count > 0, "a matrix needs rows");
   const ChainruleMatrix& w = m.weight(index).matrix;
   const bool q4 = w.type == ChainruleType::q4, grouped = chainrule_grouped(w.type);
@@ -69,7 +72,7 @@ void read_state(const ChainruleMachine& m, const State& state, std::int64_t rows
       const Bytes& slab = state.caches[leaf.place];
       const std::int64_t groups = leaf.dim / leaf.width, block = m.block_bytes(leaf);
       need(slab.ndim() == 5 && extent(slab, 0) == rows && extent(slab, 1) == groups &&
-               extent(slab, 2) == 2 && extent(slab, 3) > 0 &&
+               extent(slab, 2) == 2 && extent(slab, 3) > 0 && extent(slab, 4) > 0 &&
                static_cast<std::int64_t>(slab.nbytes()) == rows * groups * 2 * extent(slab, 3) * block,
            "a cache of another shape");
       need(static_cast<std::int64_t>(state.places[leaf.place].size()) == rows, "a place a row");
@@ -103,8 +106,10 @@ void run(ChainruleMachine& m, const Array<const std::int64_t, 2>& x, const Sizes
          const std::vector<Array<const float, 3>>& windows,
          const std::vector<Array<float, 3>>& fresh,
          const std::vector<Array<const float, 3>>& memory,
-         const std::vector<Array<const std::uint8_t, 2>>& ok, const Array<float, 3>& hidden) {
+         const std::vector<Array<const std::uint8_t, 2>>& ok, const Array<float, 3>& hidden,
+         bool both) {
   ChainruleCall call;
+  call.both = both;
   call.rows = extent(x, 0), call.length = extent(x, 1), call.symbols = x.data();
   call.positions = positions;
   need(static_cast<std::int64_t>(positions.size()) == call.rows, "a position a row");
@@ -199,8 +204,10 @@ void rollout(ChainruleMachine& m, const Sizes& last, const Sizes& positions, con
   for (std::size_t b = 0; b < rows; ++b) {
     job.key.push_back(static_cast<std::uint64_t>(keys.data()[b]));
     const double* const w = warps.data() + b * 5;
-    need(w[0] >= 0 && w[1] >= 0 && w[1] < 4e18 && w[2] > 0 && w[3] >= 0 && w[4] > 0,
+    need(w[0] >= 0 && w[1] >= 0 && w[1] < 4e18 && w[2] > 0 && w[2] <= 1 && w[3] >= 0 &&
+             w[3] <= 1 && w[4] > 0 && w[4] <= 1,
          "a setting out of its bounds");
+    need(numbers[b] >= 0 && numbers[b] < kFarthest, "a number out of range");
     job.warp.push_back({w[0], static_cast<std::int64_t>(w[1]), w[2], w[3], w[4]});
   }
   read_state(m, {caches, places, memory, ok}, job.rows, job.state);

@@ -11,6 +11,10 @@
 namespace {
 
 constexpr std::int64_t kWidest = std::int64_t{1} << 24;
+constexpr std::int64_t kColumns = std::int64_t{1} << 22;  // of all buffers: 2 GiB for 128 positions
+constexpr std::int64_t kKept = std::int64_t{1} << 26;     // values that a leaf has in a row
+constexpr std::int64_t kTurned = std::int64_t{1} << 14;   // columns of all tables of angles
+constexpr int kThreads = 1024;
 
 std::int64_t chainrule_round16(std::int64_t n) { return (n + 15) / 16 * 16; }
 
@@ -37,14 +41,17 @@ ChainruleMachine::ChainruleMachine(const std::vector<std::vector<std::int64_t>>&
                                    const std::vector<std::vector<std::int64_t>>& leaves,
                                    std::int64_t hidden, std::int64_t logits, std::int64_t size,
                                    bool narrow, int threads)
-    : hidden_(hidden), logits_(logits), size_(size), narrow_(narrow), pool_(threads) {
+    : hidden_(hidden), logits_(logits), size_(size), narrow_(narrow),
+      pool_(threads < kThreads ? threads : kThreads) {
   const auto many = static_cast<std::int64_t>(buffers.size());
+  for (const auto& given : buffers) {
+    if (given.size() != 3) refuse("buffer", "needs dim, root and first");
+    if (given[0] < 1 || given[0] > kWidest) refuse("buffer", "a width out of bounds");
+  }
   for (std::int64_t i = 0; i < many; ++i) {
     const auto& given = buffers[i];
-    if (given.size() != 3) refuse("buffer", "needs dim, root and first");
     ChainruleBuffer b{given[0], given[1], given[2], 0, 0};
-    if (b.dim < 1 || b.dim > kWidest || b.root < 0 || b.root >= many || b.first < 0 ||
-        buffers[b.root].size() != 3 || buffers[b.root][1] != b.root ||
+    if (b.root < 0 || b.root >= many || b.first < 0 || buffers[b.root][1] != b.root ||
         b.first > kWidest || b.first + b.dim > buffers[b.root][0] || (b.root == i && b.first)) {
       refuse("buffer", "a width or a view that lies outside its buffer");
     }
@@ -55,7 +62,7 @@ ChainruleMachine::ChainruleMachine(const std::vector<std::vector<std::int64_t>>&
     if (buffers_[i].root != i) continue;
     buffers_[i].offset = columns_;
     columns_ += buffers_[i].stride;
-    if (columns_ > std::int64_t{1} << 32) refuse("buffer", "more columns than there is room for");
+    if (columns_ > 16 * many + kColumns) refuse("buffer", "more columns than there is room for");
   }
   for (ChainruleBuffer& b : buffers_) b.offset = buffers_[b.root].offset;
   if (hidden < 0 || hidden >= many || logits < 0 || logits >= many || size < 1 ||
@@ -66,7 +73,7 @@ ChainruleMachine::ChainruleMachine(const std::vector<std::vector<std::int64_t>>&
   std::int64_t places[3] = {0, 0, 0};
   for (const auto& given : leaves) {
     if (given.size() != 3 || given[0] < 0 || given[0] > 2 || given[1] < 1 || given[1] > kWidest ||
-        given[2] < 1 || given[2] > kWidest || given[1] > (std::int64_t{1} << 32) / given[2]) {
+        given[2] < 1 || given[2] > kWidest || given[1] > kKept / given[2]) {
       refuse("leaf", "an unknown kind, or a size out of bounds");
     }
     if (given[0] == 1 && given[1] % given[2]) refuse("leaf", "a cache whose heads don't fit");
@@ -178,6 +185,7 @@ void ChainruleMachine::fill(std::int64_t index, std::int64_t first, std::int64_t
 }
 
 std::int64_t ChainruleMachine::add_vector(const float* data, std::int64_t size) {
+  if (size < 1) refuse("weight", "it is empty");
   auto weight = std::make_unique<ChainruleWeight>();
   weight->kind = 1;
   weight->vector.assign(chainrule_round16(size), 0.0f);
@@ -188,6 +196,7 @@ std::int64_t ChainruleMachine::add_vector(const float* data, std::int64_t size) 
 }
 
 std::int64_t ChainruleMachine::add_ints(const std::int64_t* data, std::int64_t size) {
+  if (size < 1) refuse("weight", "it is empty");
   auto weight = std::make_unique<ChainruleWeight>();
   weight->kind = 2;
   weight->ints.assign(data, data + size);
@@ -196,6 +205,7 @@ std::int64_t ChainruleMachine::add_ints(const std::int64_t* data, std::int64_t s
 }
 
 std::int64_t ChainruleMachine::add_reals(const double* data, std::int64_t size) {
+  if (size < 1) refuse("weight", "it is empty");
   auto weight = std::make_unique<ChainruleWeight>();
   weight->kind = 3;
   weight->reals.assign(data, data + size);
@@ -277,7 +287,12 @@ void ChainruleMachine::add_op(const std::string& name, std::vector<std::int64_t>
            "heads that don't fit");
       std::size_t turn = 0;
       while (turn < turns_.size() && (turns_[turn].width != at[2] || turns_[turn].base != real)) ++turn;
-      if (turn == turns_.size()) turns_.push_back({at[2], real, {}});
+      std::int64_t columns = at[2];
+      for (const Turn& each : turns_) columns += each.width;
+      if (turn == turns_.size()) {
+        need(columns <= kTurned, "more angles than there is room for");
+        turns_.push_back({at[2], real, {}});
+      }
       at.push_back(static_cast<std::int64_t>(turn));
       break;
     }

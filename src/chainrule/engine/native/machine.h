@@ -47,6 +47,7 @@ struct ChainruleStep {
 // One call: B rows, L symbols each. Pointers per row, so that rows may come from anywhere.
 struct ChainruleCall {
   std::int64_t rows = 0, length = 0;
+  bool both = false;  // all symbols but the first see those after them too
   const std::int64_t* symbols = nullptr;                   // [B][L]
   std::vector<std::int64_t> positions;                     // [B], of the first symbol
   std::vector<std::vector<unsigned char*>> caches;         // [cache][B]
@@ -73,6 +74,7 @@ class ChainruleMachine {
   void fill(std::int64_t index, std::int64_t first, std::int64_t count, const void* data,
             const void* scale);
   const ChainruleWeight& weight(std::int64_t index) const { return *weights_.at(index); }
+  std::int64_t weights() const { return static_cast<std::int64_t>(weights_.size()); }
   std::int64_t add_vector(const float* data, std::int64_t size);
   std::int64_t add_ints(const std::int64_t* data, std::int64_t size);
   std::int64_t add_reals(const double* data, std::int64_t size);

@@ -22,6 +22,7 @@ void chainrule_ngram_law(const ChainruleTables& t, const std::int64_t* end, doub
   double weight[kChainruleMaxOrder];
   std::int64_t row = 0;
   for (std::int64_t k = 1; k < t.order; ++k) {
+    if (end[-k] < 0 || end[-k] > size) row = -1;
     row = row < 0 ? -1 : chainrule_find(t.contexts, t.num_contexts, row * (size + 1) + end[-k]);
     row = row < 0 ? -1 : row + 1;
     context[k] = row;

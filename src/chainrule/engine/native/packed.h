@@ -90,6 +90,7 @@ struct ChainruleAttend {
   const unsigned char* keys = nullptr;
   const unsigned char* values = nullptr;
   bool narrow = false;
+  bool both = false;  // all queries but the first see the keys of all
   std::int64_t width = 0, padded = 0;
   float* scores = nullptr;  // chainrule_score_room(place + count, padded) floats
   float* out = nullptr;     // [count][width], stride_out apart

@@ -1,5 +1,7 @@
 #include "pool.h"
 
+#include <exception>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -19,7 +21,11 @@ inline void chainrule_pause() {
 }  // namespace
 
 ChainrulePool::ChainrulePool(int threads) : threads_(threads < 1 ? 1 : threads) {
-  for (int t = 1; t < threads_; ++t) helpers_.emplace_back([this, t] { serve(t); });
+  try {
+    for (int t = 1; t < threads_; ++t) helpers_.emplace_back([this, t] { serve(t); });
+  } catch (const std::exception&) {  // as many as the system gives
+    threads_ = static_cast<int>(helpers_.size()) + 1;
+  }
 }
 
 ChainrulePool::~ChainrulePool() {

@@ -25,7 +25,7 @@ class ChainrulePool {
 
  private:
   void serve(int thread);
-  const int threads_;
+  int threads_;
   int active_ = 1;
   std::vector<std::thread> helpers_;
   const std::function<void(int)>* work_ = nullptr;

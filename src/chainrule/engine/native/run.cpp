@@ -13,6 +13,7 @@ namespace {
 constexpr std::int64_t kTurns = 8192;       // positions whose angles are kept
 constexpr std::int64_t kAlone = 1'500'000;  // multiplications below which one thread is quicker
 constexpr std::int64_t kFarthest = std::int64_t{1} << 40;
+constexpr std::int64_t kSymbols = std::int64_t{1} << 24;  // numbers that a float holds exactly
 
 }  // namespace
 
@@ -43,10 +44,12 @@ void ChainruleMachine::check(const ChainruleCall& call) const {
     }
   }
   for (const ChainruleStep& each : ops_) {
-    if (each.op != ChainruleOp::embed) continue;
-    const std::int64_t rows = weights_[each.at[1]]->matrix.rows;
-    if (each.at[2] && farthest >= rows) throw std::invalid_argument("a position past the last");
-    for (std::int64_t i = 0; !each.at[2] && i < call.rows * call.length; ++i) {
+    const bool number = each.op == ChainruleOp::symbol;
+    if (each.op != ChainruleOp::embed && !number) continue;
+    const std::int64_t rows = number ? kSymbols : weights_[each.at[1]]->matrix.rows;
+    const bool position = !number && each.at[2];
+    if (position && farthest >= rows) throw std::invalid_argument("a position past the last");
+    for (std::int64_t i = 0; !position && i < call.rows * call.length; ++i) {
       if (call.symbols[i] < 0 || call.symbols[i] >= rows) {
         throw std::invalid_argument("a symbol outside the alphabet");
       }
@@ -56,7 +59,8 @@ void ChainruleMachine::check(const ChainruleCall& call) const {
 
 void ChainruleMachine::run(const ChainruleCall& call) {
   check(call);
-  const std::int64_t each = std::min(call.length, std::max<std::int64_t>(1, kMost / call.rows));
+  const std::int64_t most = call.both ? call.length : std::max<std::int64_t>(1, kMost / call.rows);
+  const std::int64_t each = std::min(call.length, most);
   for (const ChainruleLeaf& leaf : leaves_) {
     if (leaf.kind != ChainruleKind::window) continue;
     auto& work = work_[leaf.place];
@@ -229,7 +233,9 @@ void ChainruleMachine::do_row(const ChainruleStep& each, std::int64_t n, int thr
       const std::int64_t width = buffers_[at[1]].dim;
       std::vector<std::int64_t> past(width);
       for (std::int64_t i = 0; i < width; ++i) {
-        past[i] = static_cast<std::int64_t>(row(at[1], n)[i]);
+        const float symbol = row(at[1], n)[i];  // whatever the program puts there
+        const bool one = symbol >= 0 && symbol <= static_cast<float>(size_);
+        past[i] = one && symbol == std::floor(symbol) ? static_cast<std::int64_t>(symbol) : -1;
       }
       const auto& contexts = weights_[at[2]]->ints;
       const auto& grams = weights_[at[3]]->ints;
@@ -298,7 +304,7 @@ void ChainruleMachine::do_attend(const ChainruleStep& each, int thread) {
     return call_->caches[leaf.place][b] + 2 * g * half;
   };
   ChainruleAttend job;
-  job.narrow = narrow_, job.width = width, job.padded = (width + 15) / 16 * 16;
+  job.narrow = narrow_, job.both = call_->both, job.width = width, job.padded = (width + 15) / 16 * 16;
   job.window = at[6], job.sinks = at[7], job.count = length_, job.scores = scores_[thread].data();
   job.stride_q = buffers_[at[1]].stride, job.stride_out = buffers_[at[0]].stride;
   pool_.barrier();
