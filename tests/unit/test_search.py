@@ -133,7 +133,7 @@ def test_what_makes_no_sense_is_refused(artifact, call, message):
 
 def test_an_ensemble_of_runs_is_a_run(artifact):
     other = fitted(artifact.codec, 2, "the rat sat on the cat. " * 3)
-    both = replace(artifact, model=ensemble_of([artifact, other], [1, 3]))
+    both = replace(artifact, outline=ensemble_of([artifact, other], [1, 3]))
     one, two, mixed = (score(a, "t").nats for a in (artifact, other, both))
     assert torch.tensor(mixed).exp() == pytest.approx(
         float(0.25 * torch.tensor(one).exp() + 0.75 * torch.tensor(two).exp()), rel=FLOAT32

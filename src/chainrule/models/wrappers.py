@@ -50,6 +50,10 @@ class Wrapper(SequenceModel):
 
     # Guesses may be wrong, so those of the model inside serve as they are.
 
+    @property
+    def guesses_blocks(self) -> bool:
+        return self.inner.guesses_blocks
+
     def guess_ahead(
         self, state: State, last: Tensor, n: int, noise: Noise, warp: Any
     ) -> Tensor | None:

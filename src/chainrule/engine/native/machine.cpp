@@ -117,8 +117,9 @@ std::int64_t ChainruleMachine::add_matrix(ChainruleType type, std::int64_t rows,
   m.group = grouped ? group : m.padded, m.each = m.group / unit;
   m.groups = grouped ? (m.padded + group - 1) / group : 1;
   const std::int64_t span = chainrule_span_size(type);
+  m.span_bytes = chainrule_span_bytes(m, span);
   const std::int64_t spans = (m.blocks + span - 1) / span;
-  const auto bytes = static_cast<std::size_t>(spans * chainrule_span_bytes(m, span));
+  const auto bytes = static_cast<std::size_t>(spans * m.span_bytes);
   unsigned char* const out = arena_.take(bytes);
   // What pads a block must be 0: it is multiplied like everything else.
   std::memset(out, type == ChainruleType::q4 ? 0x88 : exact ? 0x80 : 0, bytes);

@@ -17,6 +17,7 @@ struct ChainruleMatrix {
   ChainruleType type = ChainruleType::f32;
   std::int64_t rows = 0, cols = 0, blocks = 0, padded = 0, units = 0;
   std::int64_t group = 0, groups = 0, each = 0;  // columns of a group, how many, units of one
+  std::int64_t span_bytes = 0;  // of a span with all of its blocks
   const unsigned char* data = nullptr;
   const float* scale = nullptr;  // of int8_row
 };
