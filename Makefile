@@ -12,7 +12,7 @@ ifdef DATA
 export CHAINRULE_DATA := $(abspath $(DATA))
 endif
 
-.PHONY: help install demo test check format laws bench docs clean
+.PHONY: help install demo test check format laws sanitize bench docs clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ format: $(STAMP) ## put the code into its format
 
 laws: $(STAMP) ## break the code on purpose: which law kills which mutant
 	$(BIN)/python -m tests.laws.mutants
+
+sanitize: $(STAMP) ## the engine's tests under the address and undefined behaviour sanitizers
+	$(BIN)/python -m tests.sanitize
 
 bench: $(STAMP) ## peers side by side; DATA=folder for those that need files
 	$(BIN)/python -m bench $(ARGS)

@@ -27,6 +27,8 @@ NAMES = (
     "decode_small",
     "decode_rnn",
     "prefill",
+    "same_bits",
+    "engine_quality",
 )
 
 

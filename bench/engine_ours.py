@@ -18,6 +18,7 @@ from torch import Tensor
 from bench.engine_models import CHARACTERS, SMALL, WIDTH
 from bench.engine_worker import STEPS, Symbols
 from chainrule.core.decoder import Warp
+from chainrule.core.distributions import Finite
 from chainrule.core.model import SequenceModel
 from chainrule.core.noise import Noise
 from chainrule.core.space import Space
@@ -48,11 +49,12 @@ class Ours:
         state = self.model.extend(self.model.start(len(x)), given[:, :-STEPS])
         for t in range(-STEPS, 0):
             state = self.model.extend(state, given[:, t : given.shape[1] + t + 1])
-        return self._logits(state).numpy()
+        return self._law(state).numpy()
 
-    def _logits(self, state: Any) -> Tensor:
-        logits: Tensor = self.model.predict(state).logits[:, -1]  # type: ignore[attr-defined]
-        return logits
+    def _law(self, state: Any) -> Tensor:
+        law = self.model.predict(state)
+        assert isinstance(law, Finite)
+        return law.log_probs()[:, -1]
 
     def decode(self, x: Symbols, length: int, warp: Warp | None = None) -> Symbols:
         decoder = Ancestral.decoder(Target(self.model, length=length))
@@ -69,7 +71,7 @@ class Ours:
     @torch.no_grad()
     def prefill(self, x: Symbols) -> Any:
         state = self.model.extend(self.model.start(1), torch.from_numpy(x[:, 1:]))
-        return self._logits(state)
+        return self._law(state)
 
     @torch.no_grad()
     def score(self, x: Symbols) -> Any:

@@ -24,7 +24,7 @@ compiled: Any = native._native
 pytestmark = pytest.mark.skipif(compiled is None, reason="installed without a compiler")
 
 SETS = ("portable", "avx2", "avx512")
-WIDTHS = (1, 2, 15, 16, 17, 33, 100)
+WIDTHS = (1, 15, 16, 33, 100)
 # Activations are rounded as the weights are: to bf16, or to int8 in groups. Or they are not.
 ROUNDED: dict[DType, float] = {
     "f32": FLOAT32, "bf16": BFLOAT16, "int8": INT8, "int8-row": INT8, "q4": INT8,
@@ -119,8 +119,8 @@ def test_wave(dim: int):
     far(sketch, "y")
 
 
-@pytest.mark.parametrize(("width", "heads"), [(2, 1), (2, 5), (6, 2), (32, 3), (34, 1), (80, 2)])
-@pytest.mark.parametrize("limit", [0, 5, 8191, 8192, 9000])
+@pytest.mark.parametrize(("width", "heads"), [(2, 1), (6, 2), (34, 1), (80, 2)])
+@pytest.mark.parametrize("limit", [0, 5, 8192])
 def test_rope(width: int, heads: int, limit: int):
     sketch = Sketch(width * heads)
     sketch.ops.append(p.Rope(sketch.buffer("y", width * heads), "x", width, 10000.0, limit))
@@ -217,7 +217,7 @@ def test_gate(dim: int):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (16, 16), (17, 33), (40, 129), (300, 70)])
+@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (17, 33), (40, 129), (300, 70)])
 def test_linear(shape: tuple[int, int], dtype: DType):
     """Beside the weights as they were rounded; x is rounded too."""
     for bias in (True, False):
@@ -288,7 +288,7 @@ def test_attend(width: int, heads: int, groups: int, dtype: DType):
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
-@pytest.mark.parametrize("window", [1, 3, 16, 50, 70])
+@pytest.mark.parametrize("window", [1, 3, 16, 50])
 def test_attend_within_a_window(window: int, dtype: DType):
     for sinks in (0, 1, 4, 20):
         for edge in (False, True):

@@ -91,15 +91,15 @@ def scores(model: Compiled, x: Tensor, lengths: list[int]) -> Tensor:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", MODELS)
 def test_any_batch_chunk_and_threads(name: str, dtype: DType):
-    x, model = symbols(17, 90), engine(name, dtype)
-    wanted = scores(model, x, [90])
+    x, model = symbols(13, 70), engine(name, dtype)
+    wanted = scores(model, x, [70])
     assert torch.isfinite(wanted).all()
     for lengths in ([1], [7, 1, 30, 2], [64]):
-        assert torch.equal(scores(model, x[:4], lengths), wanted[:4])
-    for rows in (slice(3, 4), slice(2, 15)):
-        assert torch.equal(scores(model, x[rows], [90]), wanted[rows])
+        assert torch.equal(scores(model, x[:3], lengths), wanted[:3])
+    for rows in (slice(3, 4), slice(2, 11)):
+        assert torch.equal(scores(model, x[rows], [70]), wanted[rows])
     two = engine(name, dtype, threads=2)
-    assert torch.equal(scores(two, x, [90]), wanted)
+    assert torch.equal(scores(two, x, [70]), wanted)
     assert torch.equal(scores(two, x, [5]), wanted)
 
 
@@ -158,7 +158,7 @@ def test_rollout_is_steps(name: str, dtype: DType):
     """Every row with warps of its own, from the start, behind a prompt, and on and on."""
     model, names = engine(name, dtype), [0, 1, 2, 3, 4]
     state, last = model.start(ROWS), symbols(ROWS, 1)
-    for n in (1, 12, 40, 40):
+    for n in (1, 12, 40):
         rolled = compare(model, state, last, n, names)
         state, last = rolled.state, rolled.symbols[:, -1:]
     two = engine(name, dtype, threads=2)

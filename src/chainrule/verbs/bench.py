@@ -107,17 +107,7 @@ class Frontier:
 
     def header(self) -> tuple[str, ...]:
         """The names of the columns of ``rows``."""
-        return (
-            "strategy",
-            "symbols/s",
-            "gain",
-            "calls",
-            "accepted",
-            "class",
-            "lost",
-            "repeats",
-            "on",
-        )
+        return "strategy", "symbols/s", "gain", "calls", "accepted", "class", "lost", "repeats"
 
     def rows(self, batch: int) -> list[tuple[str, ...]]:
         """One a strategy; the speed with half the range of the rounds."""
