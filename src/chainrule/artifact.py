@@ -28,7 +28,6 @@ from chainrule.files import (
     match_shapes,
     read_json,
     read_tensors,
-    tensor_shapes,
     write_json,
     write_tensors,
 )
@@ -245,10 +244,15 @@ def _outlined(
     with torch.device("meta"), _Unfilled():
         outline: SequenceModel = cls(config).eval()
     expected = {k: tuple(v.shape) for k, v in outline.state_dict().items()}
+    types: dict[str, torch.dtype] = {}
     if dtype is not None:
-        expected |= _narrowed(outline, dtype, expected, where)
-    match_shapes(expected, tensor_shapes(path), path)
-    return outline, Stored(TensorFile(path), dtype)
+        types = _narrowed(outline, dtype, expected, where)
+    file = TensorFile(path)
+    match_shapes(expected, file.shapes, path)
+    for name, kind in types.items():
+        if file.types[name] != kind:
+            raise ValueError(f"{path}: tensor {name!r} is {file.types[name]}, not {kind}")
+    return outline, Stored(file, dtype)
 
 
 class _Unfilled(TorchFunctionMode):
@@ -265,21 +269,25 @@ class _Unfilled(TorchFunctionMode):
 
 def _narrowed(
     outline: SequenceModel, dtype: DType, shapes: dict[str, tuple[int, ...]], where: str
-) -> dict[str, tuple[int, ...]]:
-    """What stands for the matrices, taken out of ``shapes``, in a quantised file."""
+) -> dict[str, torch.dtype]:
+    """Put what stands for the matrices of a quantised file in their place; returns its types."""
     program: Any = outline.lower()
     if not isinstance(program, Program):
         raise ValueError(f"{where}: quantised, but {type(outline).__name__} has no program")
-    found: dict[str, tuple[int, ...]] = {}
+    types: dict[str, torch.dtype] = {}
     for name, kinds in kept_as(program, dtype).items():
         height, width = shapes.pop(name)
-        if "bf16" in kinds:
-            found[name] = height, width
-        for kind in kinds - {"bf16"}:
-            found[f"{name}.data"] = height, -(-width // 2) if kind == "q4" else width
+        for kind in kinds:
+            if kind == "bf16":
+                shapes[name], types[name] = (height, width), torch.bfloat16
+                continue
+            data, scale, four = f"{name}.data", f"{name}.scale", kind == "q4"
+            shapes[data] = height, -(-width // 2) if four else width
+            types[data] = torch.uint8 if four else torch.int8
             group = GROUP.get(kind)
-            found[f"{name}.scale"] = (height, -(-width // group)) if group else (height,)
-    return found
+            shapes[scale] = (height, -(-width // group)) if group else (height,)
+            types[scale] = torch.bfloat16 if group else torch.float32
+    return types
 
 
 def on_meta(model: SequenceModel) -> bool:

@@ -92,7 +92,10 @@ def test_commands_and_options_on_a_page_exist(page):
 def test_names_that_the_command_line_offers_are_registered():
     """They are literals in cli/options.py, so that `--help` needs no registry and no torch."""
     from chainrule import cli, registry
+    from chainrule.engine.backend import BACKENDS
+    from chainrule.engine.quantize import DTYPES
 
+    assert (cli.BACKENDS, cli.DTYPES) == (BACKENDS, DTYPES)
     assert sorted(cli.MODELS) == sorted(registry.RECIPES)
     assert sorted(cli.CODECS) == sorted(registry.CODECS)
     assert sorted(cli.STRATEGIES) == sorted(["auto", *registry.STRATEGIES])

@@ -38,7 +38,13 @@ LANGUAGES = {"sh", "python", "toml", "text", "tree"}
 STEPS, SHAPES = 2, {"tiny": (1, 16), "small": (1, 24), "base": (1, 32)}
 # Pages that use a run without having fitted it in an earlier block.
 FITTED = dict.fromkeys(
-    ("docs/concepts.md", "docs/choose-a-strategy.md", "docs/add-a-strategy.md"), "runs/book"
+    (
+        "docs/concepts.md",
+        "docs/choose-a-strategy.md",
+        "docs/add-a-strategy.md",
+        "docs/run-faster.md",
+    ),
+    "runs/book",
 )
 # Pages that go on with a run that was stopped, as by Ctrl-C, after its first step.
 STOPPED = {"docs/fit-your-text.md": "runs/long", "docs/resume-anything.md": "runs/long"}

@@ -49,7 +49,7 @@ def build(name: str, target: Target) -> Decoder:
         "ancestral": False,
         "draft": False,
         "heads": not getattr(config, "ahead", 0),
-        "hybrid": target.model.masked is None,
+        "hybrid": not target.model.guesses_blocks,
         "jacobi": space.kind == "real",
         "lookup": space.kind != "finite" or bool(space.event_shape),
     }

@@ -87,8 +87,8 @@ def quantize(
 ) -> Quantized:
     """Write the run again with narrow weights, into ``out`` (RUN-int8 and the like).
 
-    What the engine multiplies by is rounded to ``to``; tables of embeddings and the recurrent
-    matrices of cells to bf16; the rest stays as it is.
+    What the engine multiplies by is rounded to ``to``; tables of embeddings, and what a program
+    keeps wider, to bf16; the rest stays as it is.
 
     Args:
         text: a file to score before and after; None: the run's held-out part.

@@ -297,10 +297,14 @@ def drawn(
     nothing = torch.empty(0, *model.space.event_shape, dtype=model.space.dtype, device=device)
     decoder = Verify(model, stretch=16)
     begun = decoder.start([nothing] * len(ids), Noise.seeded(seed, ids).to(device))
-    emitted = list(drain(decoder, begun, [length] * len(ids)))
-    symbols = torch.cat([e.symbols for e in emitted], 1)[:, :length].cpu()
-    log_prob = torch.cat([e.log_prob for e in emitted], 1)[:, :length]
-    return symbols, -log_prob.double().cpu().numpy()
+    symbols: list[list[Tensor]] = [[] for _ in ids]
+    log_prob: list[list[Tensor]] = [[] for _ in ids]
+    for emitted in drain(decoder, begun, [length] * len(ids)):
+        for i, (row, count) in enumerate(zip(emitted.rows, emitted.count, strict=True)):
+            symbols[row].append(emitted.symbols[i, :count])
+            log_prob[row].append(emitted.log_prob[i, :count])
+    x, log_p = (torch.stack([torch.cat(row) for row in rows]) for rows in (symbols, log_prob))
+    return x.cpu(), -log_p.double().cpu().numpy()
 
 
 def _laws(models: list[SequenceModel], x: Tensor) -> Iterator[tuple[Tensor, list[Distribution]]]:

@@ -2,6 +2,9 @@
 
 #include <exception>
 
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -18,9 +21,19 @@ inline void chainrule_pause() {
 #endif
 }
 
+// A forked child has no helpers: it works alone.
+long chainrule_process() {
+#if defined(__unix__) || defined(__APPLE__)
+  return static_cast<long>(getpid());
+#else
+  return 0;
+#endif
+}
+
 }  // namespace
 
-ChainrulePool::ChainrulePool(int threads) : threads_(threads < 1 ? 1 : threads) {
+ChainrulePool::ChainrulePool(int threads)
+    : threads_(threads < 1 ? 1 : threads), process_(chainrule_process()) {
   try {
     for (int t = 1; t < threads_; ++t) helpers_.emplace_back([this, t] { serve(t); });
   } catch (const std::exception&) {  // as many as the system gives
@@ -29,11 +42,16 @@ ChainrulePool::ChainrulePool(int threads) : threads_(threads < 1 ? 1 : threads) 
 }
 
 ChainrulePool::~ChainrulePool() {
+  if (chainrule_process() != process_) {
+    for (std::thread& helper : helpers_) helper.detach();
+    static_cast<void>(wake_.release());  // it would wait for those who wait for it
+    return;
+  }
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_.store(true);
   }
-  wake_.notify_all();
+  wake_->notify_all();
   for (std::thread& helper : helpers_) helper.join();
 }
 
@@ -45,7 +63,7 @@ void ChainrulePool::serve(int thread) {
     }
     if (job_.load(std::memory_order_acquire) == seen) {
       std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait(lock, [&] { return stop_ || job_.load() != seen; });
+      wake_->wait(lock, [&] { return stop_ || job_.load() != seen; });
     }
     if (stop_) return;
     seen = job_.load(std::memory_order_acquire);
@@ -55,7 +73,7 @@ void ChainrulePool::serve(int thread) {
 }
 
 void ChainrulePool::run(const std::function<void(int)>& work, bool alone) {
-  if (alone || threads_ == 1) {
+  if (alone || threads_ == 1 || chainrule_process() != process_) {
     active_ = 1;
     work(0);
     return;
@@ -67,7 +85,7 @@ void ChainrulePool::run(const std::function<void(int)>& work, bool alone) {
     std::lock_guard<std::mutex> lock(mutex_);
     job_.fetch_add(1, std::memory_order_acq_rel);
   }
-  wake_.notify_all();
+  wake_->notify_all();
   work(0);
   for (int i = 0; left_.load(std::memory_order_acquire); ++i) {
     if (i < kSpins) {

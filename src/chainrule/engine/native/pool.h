@@ -3,6 +3,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -26,11 +27,12 @@ class ChainrulePool {
  private:
   void serve(int thread);
   int threads_;
+  const long process_;
   int active_ = 1;
   std::vector<std::thread> helpers_;
   const std::function<void(int)>* work_ = nullptr;
   std::atomic<unsigned> job_{0}, left_{0}, arrived_{0}, phase_{0};
   std::atomic<bool> stop_{false};
   std::mutex mutex_;
-  std::condition_variable wake_;
+  std::unique_ptr<std::condition_variable> wake_ = std::make_unique<std::condition_variable>();
 };
