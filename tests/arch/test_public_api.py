@@ -30,6 +30,7 @@ PUBLIC = [
     "load",
     "mbr",
     "next",
+    "quantize",
     "score",
     "stream",
 ]

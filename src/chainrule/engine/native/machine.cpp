@@ -3,6 +3,7 @@
 
 #include "ngram.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -82,7 +83,7 @@ ChainruleMachine::ChainruleMachine(const std::vector<std::vector<std::int64_t>>&
   }
   work_.resize(places[0]);
   const auto count = static_cast<std::size_t>(pool_.threads());
-  scores_.resize(count), angles_.resize(count), laws_.resize(count), gates_.resize(1);
+  scores_.resize(count), angles_.resize(count), laws_.resize(count);
 }
 
 std::int64_t ChainruleMachine::count(ChainruleKind kind) const {
@@ -321,6 +322,7 @@ void ChainruleMachine::add_op(const std::string& name, std::vector<std::int64_t>
       if (at[3] != 3) {
         weight(4, 0, kGates[at[3]] * dim, dim), weight(5, 1, kGates[at[3]] * dim, 0);
         macs_ += kGates[at[3]] * dim * dim;
+        most_gates_ = std::max(most_gates_, chainrule_round16(kGates[at[3]] * dim));
       }
       break;
     }

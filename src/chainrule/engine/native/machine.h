@@ -126,6 +126,7 @@ class ChainruleMachine {
   ChainruleArena arena_;
   std::vector<ChainruleStep> ops_, head_;
   std::int64_t hidden_, logits_, size_, columns_ = 0, widest_ = 0, most_groups_ = 1;
+  std::int64_t most_gates_ = 0;
   std::int64_t macs_ = 0, head_macs_ = 0;  // multiplications a symbol
   bool narrow_;
   ChainrulePool pool_;
@@ -137,7 +138,8 @@ class ChainruleMachine {
   std::int64_t room_ = 0;
   ChainruleMemory scratch_, prepared_, prepared_scale_, prepared_offset_, sampling_;
   std::vector<std::vector<float>> work_;  // [window]: [B][w + L][D]
-  std::vector<std::vector<float>> scores_, angles_, gates_;  // [thread]
+  std::vector<std::vector<float>> scores_, angles_;  // [thread]
+  std::vector<float> gates_;                          // [row][gates]
   std::vector<std::vector<double>> laws_;
   struct Turn {
     std::int64_t width;

@@ -18,14 +18,21 @@ constexpr std::int64_t kSymbols = std::int64_t{1} << 24;  // numbers that a floa
 }  // namespace
 
 void ChainruleMachine::make_room(std::int64_t rows) {
-  if (rows <= room_) return;
-  room_ = rows;
+  if (rows <= room_) return;  // nothing is allocated by a thread of the pool
   const std::int64_t wide = (widest_ + 64) * rows;
   scratch_ = ChainruleMemory(static_cast<std::size_t>((columns_ * rows + 64) * 4));
   std::memset(scratch_.data(), 0, scratch_.bytes());
   prepared_ = ChainruleMemory(static_cast<std::size_t>(wide * 4 + 64));
   prepared_scale_ = ChainruleMemory(static_cast<std::size_t>(most_groups_ * rows * 4 + 64));
   prepared_offset_ = ChainruleMemory(static_cast<std::size_t>(most_groups_ * rows * 4 + 64));
+  gates_.resize(static_cast<std::size_t>(rows * most_gates_ + 16));
+  for (auto& law : laws_) law.resize(static_cast<std::size_t>(size_));
+  for (auto& made : angles_) {
+    for (const Turn& turn : turns_) {
+      if (made.size() < static_cast<std::size_t>(turn.width)) made.resize(turn.width);
+    }
+  }
+  room_ = rows;
 }
 
 void ChainruleMachine::check(const ChainruleCall& call) const {
@@ -231,7 +238,7 @@ void ChainruleMachine::do_row(const ChainruleStep& each, std::int64_t n, int thr
     }
     case ChainruleOp::backoff: {
       const std::int64_t width = buffers_[at[1]].dim;
-      std::vector<std::int64_t> past(width);
+      std::int64_t past[kChainruleMaxOrder];
       for (std::int64_t i = 0; i < width; ++i) {
         const float symbol = row(at[1], n)[i];  // whatever the program puts there
         const bool one = symbol >= 0 && symbol <= static_cast<float>(size_);
@@ -243,8 +250,7 @@ void ChainruleMachine::do_row(const ChainruleStep& each, std::int64_t n, int thr
                                    grams.data(), static_cast<std::int64_t>(grams.size()),
                                    weights_[at[4]]->reals.data(), weights_[at[5]]->reals.data(),
                                    size_, width + 1};
-      laws_[thread].resize(static_cast<std::size_t>(size_));
-      chainrule_ngram_law(tables, past.data() + width, laws_[thread].data());
+      chainrule_ngram_law(tables, past + width, laws_[thread].data());
       for (std::int64_t x = 0; x < size_; ++x) {
         out[x] = static_cast<float>(std::log(laws_[thread][x]));
       }
@@ -262,7 +268,6 @@ const float* ChainruleMachine::angles(const ChainruleStep& each, std::int64_t po
     return turn.table.data() + position * turn.width;
   }
   auto& made = angles_[thread];
-  made.resize(static_cast<std::size_t>(turn.width));
   for (std::int64_t i = 0; i < half; ++i) {
     const double rate = std::pow(turn.base, -2.0 * static_cast<double>(i) / turn.width);
     made[i] = static_cast<float>(std::cos(static_cast<double>(position) * rate));
@@ -338,22 +343,17 @@ void ChainruleMachine::do_cell(const ChainruleStep& each, int thread) {
   const std::int64_t stride = work(at[2], 1, 0) - work(at[2], 0, 0);
   const std::int64_t gates = at[3] == 3 ? 0 : (weights_[at[4]]->matrix.rows + 15) / 16 * 16;
   pool_.barrier();
-  if (thread == 0) {
-    const auto room = static_cast<std::size_t>(rows * gates + 16);
-    if (gates_[0].size() < room) gates_[0].resize(room);
-  }
-  pool_.barrier();
   const std::int64_t first = dim * thread / threads / 16 * 16;
   const std::int64_t end = thread + 1 == threads ? dim : dim * (thread + 1) / threads / 16 * 16;
   for (std::int64_t t = 0; t < length_; ++t) {
     if (gates) {
       product(*weights_[at[4]], work(at[2], 0, t) + hidden, stride, rows,
-              weights_[at[5]]->vector.data(), gates_[0].data(), gates, thread);
+              weights_[at[5]]->vector.data(), gates_.data(), gates, thread);
     }
     for (std::int64_t b = 0; b < rows; ++b) {
       const std::int64_t n = b * length_ + t;
       float* const after = work(at[2], b, t + 1);
-      k.cell(static_cast<int>(at[3]), row(at[1], n), gates_[0].data() + b * gates,
+      k.cell(static_cast<int>(at[3]), row(at[1], n), gates_.data() + b * gates,
              work(at[2], b, t), first, end, dim, after);
       std::memcpy(row(at[0], n) + first, after + hidden + first, (end - first) * 4);
     }
