@@ -29,6 +29,7 @@ NAMES = (
     "prefill",
     "same_bits",
     "engine_quality",
+    "engine_memory",
 )
 
 

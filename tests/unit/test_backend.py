@@ -183,8 +183,8 @@ def test_the_engine_never_makes_the_torch_model(saved, monkeypatch):
 
     monkeypatch.setattr("chainrule.artifact.read_tensors", refuse)
     largest = []
-    inside = Builder._matrix
-    monkeypatch.setattr(Builder, "_matrix", lambda *a: largest.append(a[1].shape) or inside(*a))
+    inside = Builder._fill
+    monkeypatch.setattr(Builder, "_fill", lambda *a: largest.append(a[2].shape) or inside(*a))
     (drawn,) = generate(artifact, "the ", length=20, dtype="f32")
     assert on_meta(artifact.outline) and largest
     assert drawn.symbols == whole.symbols

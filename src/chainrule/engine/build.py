@@ -63,18 +63,23 @@ class Builder:
     def __call__(self) -> Any:
         program = self.program
         dtypes = held(program, self.dtype)
-        self.weights = {
-            name: self._weight(weight, dtypes.get(name)) for name, weight in program.weights.items()
+        self.weights = {  # all matrices before the first is filled: they share one piece of memory
+            name: int(self.machine.add_matrix(DTYPES.index(d), *weight.shape, GROUP.get(d, 0)))
+            for name, d in dtypes.items()
+            for weight in [program.weights[name]]
         }
+        for name, weight in program.weights.items():
+            if name in dtypes:
+                self._fill(self.weights[name], weight, dtypes[name])
+            else:
+                self.weights[name] = self._weight(weight)
         for op in program.ops:
             self.machine.add_op(op.name, *self._arguments(op), False)
         for op in program.head:
             self.machine.add_op(op.name, *self._arguments(op), True)
         return self.machine
 
-    def _weight(self, weight: p.Weight, dtype: DType | None) -> int:
-        if dtype is not None:
-            return self._matrix(weight, dtype)
+    def _weight(self, weight: p.Weight) -> int:
         values = self.rows(weight, 0, weight.shape[0], "f32")
         assert isinstance(values, Tensor)
         if weight.kind == "vector":
@@ -83,10 +88,8 @@ class Builder:
             return int(self.machine.add_reals(values.double().contiguous().numpy()))
         return int(self.machine.add_ints(values.long().contiguous().numpy()))
 
-    def _matrix(self, weight: p.Weight, dtype: DType) -> int:
+    def _fill(self, index: int, weight: p.Weight, dtype: DType) -> None:
         height, width = weight.shape
-        group = GROUP.get(dtype, 0)
-        index = int(self.machine.add_matrix(DTYPES.index(dtype), height, width, group))
         step = max(1, _PART // width)
         for first in range(0, height, step):
             count = min(step, height - first)
@@ -99,7 +102,6 @@ class Builder:
             self.machine.fill(
                 index, first, count, data.contiguous().numpy(), scale.contiguous().numpy()
             )
-        return index
 
     def _arguments(self, op: p.Op) -> tuple[list[int], float]:
         """The op's numbers, as native/machine.cpp reads them, and its one real number."""

@@ -102,7 +102,7 @@ std::int64_t ChainruleMachine::add_matrix(ChainruleType type, std::int64_t rows,
                                           std::int64_t group) {
   auto weight = std::make_unique<ChainruleWeight>();
   ChainruleMatrix& m = weight->matrix;
-  const bool grouped = chainrule_grouped(type), exact = grouped || type == ChainruleType::int8_row;
+  const bool grouped = chainrule_grouped(type);
   const std::int64_t unit = type == ChainruleType::f32    ? 1
                             : type == ChainruleType::bf16 ? 2
                             : type == ChainruleType::q4   ? 8
@@ -120,22 +120,37 @@ std::int64_t ChainruleMachine::add_matrix(ChainruleType type, std::int64_t rows,
   const std::int64_t span = chainrule_span_size(type);
   m.span_bytes = chainrule_span_bytes(m, span);
   const std::int64_t spans = (m.blocks + span - 1) / span;
-  const auto bytes = static_cast<std::size_t>(spans * m.span_bytes);
-  unsigned char* const out = arena_.take(bytes);
-  // What pads a block must be 0: it is multiplied like everything else.
-  std::memset(out, type == ChainruleType::q4 ? 0x88 : exact ? 0x80 : 0, bytes);
-  for (std::int64_t row = 0; grouped && row < m.blocks * 16; ++row) {
-    for (std::int64_t g = 0; g < m.groups; ++g) std::memset(out + chainrule_scale_at(m, row, g), 0, 2);
-  }
-  if (type == ChainruleType::int8_row) {
-    weight->vector.assign(m.blocks * 16, 0.0f);
-    m.scale = weight->vector.data();
-  }
-  m.data = weight->data = out;
+  weight->bytes = static_cast<std::size_t>(spans * m.span_bytes + 63) / 64 * 64;
+  if (type == ChainruleType::int8_row) weight->vector.assign(m.blocks * 16, 0.0f);
   if (m.padded > widest_) widest_ = m.padded;
   if (m.groups > most_groups_) most_groups_ = m.groups;
   weights_.push_back(std::move(weight));
-  return static_cast<std::int64_t>(weights_.size()) - 1;
+  waiting_.push_back(static_cast<std::int64_t>(weights_.size()) - 1);
+  return waiting_.back();
+}
+
+// Room for all matrices that wait for it, in one piece; zeros in it, as padding must be.
+void ChainruleMachine::settle() {
+  if (waiting_.empty()) return;
+  std::size_t bytes = 0;
+  for (std::int64_t i : waiting_) bytes += weights_[i]->bytes;
+  pieces_.emplace_back(bytes);
+  unsigned char* next = pieces_.back().data();
+  for (std::int64_t i : waiting_) {
+    ChainruleWeight& weight = *weights_[i];
+    ChainruleMatrix& m = weight.matrix;
+    const bool exact = m.type != ChainruleType::f32 && m.type != ChainruleType::bf16;
+    std::memset(next, m.type == ChainruleType::q4 ? 0x88 : exact ? 0x80 : 0, weight.bytes);
+    m.data = weight.data = next;
+    if (m.type == ChainruleType::int8_row) m.scale = weight.vector.data();
+    for (std::int64_t row = 0; chainrule_grouped(m.type) && row < m.blocks * 16; ++row) {
+      for (std::int64_t g = 0; g < m.groups; ++g) {
+        std::memset(next + chainrule_scale_at(m, row, g), 0, 2);
+      }
+    }
+    next += weight.bytes;
+  }
+  waiting_.clear();
 }
 
 void ChainruleMachine::fill(std::int64_t index, std::int64_t first, std::int64_t count,
@@ -143,6 +158,7 @@ void ChainruleMachine::fill(std::int64_t index, std::int64_t first, std::int64_t
   if (index < 0 || index >= static_cast<std::int64_t>(weights_.size()) || weights_[index]->kind) {
     refuse("weight", "no matrix of this number");
   }
+  settle();
   const ChainruleWeight& weight = *weights_[index];
   const ChainruleMatrix& m = weight.matrix;
   if (first < 0 || count < 0 || first > m.rows || count > m.rows - first) {
@@ -216,9 +232,9 @@ std::int64_t ChainruleMachine::add_reals(const double* data, std::int64_t size) 
 }
 
 std::int64_t ChainruleMachine::weight_bytes() const {
-  std::size_t bytes = arena_.bytes();
+  std::size_t bytes = 0;
   for (const auto& w : weights_) {
-    bytes += w->vector.size() * 4 + w->ints.size() * 8 +
+    bytes += w->bytes + w->vector.size() * 4 + w->ints.size() * 8 +
              w->reals.size() * 8;
   }
   return static_cast<std::int64_t>(bytes);

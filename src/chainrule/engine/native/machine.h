@@ -34,7 +34,8 @@ struct ChainruleWeight {
   std::vector<float> vector;       // padded to 16; an int8_row's scales
   std::vector<std::int64_t> ints;  // a table
   std::vector<double> reals;
-  unsigned char* data = nullptr;  // of a matrix, in the machine's arena
+  unsigned char* data = nullptr;  // of a matrix, once it has been given room
+  std::size_t bytes = 0;
   int kind = 0;  // 0 matrix, 1 vector, 2 table of integers, 3 table of reals
 };
 
@@ -106,6 +107,7 @@ class ChainruleMachine {
     return scratch_.as<float>() + b.offset * room_ + n * b.stride + b.first;
   }
   void check(const ChainruleCall& call) const;
+  void settle();
   void make_room(std::int64_t rows);
   void piece(const ChainruleCall& call, std::int64_t first, std::int64_t length);
   void head_rows(const float* hidden, std::int64_t count);
@@ -123,7 +125,8 @@ class ChainruleMachine {
   std::vector<ChainruleBuffer> buffers_;
   std::vector<ChainruleLeaf> leaves_;
   std::vector<std::unique_ptr<ChainruleWeight>> weights_;
-  ChainruleArena arena_;
+  std::vector<ChainruleMemory> pieces_;  // matrices side by side: a huge page each would be wasted
+  std::vector<std::int64_t> waiting_;    // matrices without room
   std::vector<ChainruleStep> ops_, head_;
   std::int64_t hidden_, logits_, size_, columns_ = 0, widest_ = 0, most_groups_ = 1;
   std::int64_t most_gates_ = 0;

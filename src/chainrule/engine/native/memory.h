@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <cstdlib>
 #include <new>
-#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -48,29 +47,4 @@ class ChainruleMemory {
   }
   unsigned char* data_ = nullptr;
   std::size_t bytes_ = 0;
-};
-
-// Many weights side by side in a few large pieces: a huge page each would be mostly empty.
-class ChainruleArena {
- public:
-  unsigned char* take(std::size_t bytes) {
-    bytes = (bytes + 63) / 64 * 64;
-    total_ += bytes;
-    if (bytes > left_) {
-      const std::size_t piece = bytes > kPiece ? bytes : kPiece;
-      pieces_.emplace_back(piece);
-      next_ = pieces_.back().data();
-      left_ = pieces_.back().bytes();
-    }
-    unsigned char* const out = next_;
-    next_ += bytes, left_ -= bytes;
-    return out;
-  }
-  std::size_t bytes() const { return total_; }
-
- private:
-  static constexpr std::size_t kPiece = std::size_t{1} << 24;  // untouched pages cost nothing
-  std::vector<ChainruleMemory> pieces_;
-  unsigned char* next_ = nullptr;
-  std::size_t left_ = 0, total_ = 0;
 };

@@ -18,6 +18,7 @@ constexpr std::int64_t kSymbols = std::int64_t{1} << 24;  // numbers that a floa
 }  // namespace
 
 void ChainruleMachine::make_room(std::int64_t rows) {
+  settle();
   if (rows <= room_) return;  // nothing is allocated by a thread of the pool
   const std::int64_t wide = (widest_ + 64) * rows;
   scratch_ = ChainruleMemory(static_cast<std::size_t>((columns_ * rows + 64) * 4));
