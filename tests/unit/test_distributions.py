@@ -62,9 +62,10 @@ FINITE: dict[str, Callable[[], Finite]] = {
     "two-levels": lambda: logistics(2),
 }
 LAWS: dict[str, tuple[Callable[[], Scalar], Callable[[], stats.rv_continuous]]] = {}
-_loc, _scale = torch.randn(B, L).double(), torch.rand(B, L).double() + 0.3
-_df, _r = 0.8 + 20 * torch.rand(B, L).double(), 0.3 + 9 * torch.rand(B, L).double()
-_mean = 0.1 + 20 * torch.rand(B, L).double()
+_dice = torch.Generator().manual_seed(0)
+_loc = torch.randn(B, L, generator=_dice).double()
+_scale, _df, _r, _mean = torch.rand(4, B, L, generator=_dice).double()
+_scale, _df, _r, _mean = 0.3 + _scale, 0.8 + 20 * _df, 0.3 + 9 * _r, 0.1 + 20 * _mean
 LAWS["normal"] = lambda: Normal(_loc, _scale), lambda: stats.norm(_loc, _scale)
 LAWS["student"] = lambda: StudentT(_df, _loc, _scale), lambda: stats.t(_df, _loc, _scale)
 LAWS["counts"] = (
