@@ -52,6 +52,9 @@ struct ChainruleKernels {
   // `pick` with the `gumbel` noise of one position and stream 0, bit for bit.
   std::int64_t (*draw)(const double* scores, std::int64_t size, std::uint64_t key,
                        std::int64_t pos);
+  // `log_softmax`, then `draw`, and the log-probability of what was drawn.
+  std::int64_t (*draw_plain)(const float* logits, std::int64_t size, std::uint64_t key,
+                             std::int64_t pos, double* log_p);
 };
 
 const ChainruleKernels* chainrule_portable();

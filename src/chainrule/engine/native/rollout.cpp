@@ -82,14 +82,16 @@ void chainrule_rollout(ChainruleMachine& machine, ChainruleRollout& job) {
     std::vector<std::int64_t> on;
     machine.head(hidden.data(), rows, [&](std::int64_t i, const float* logits) {
       const std::int64_t b = going[i], at = b * job.most + step;
-      k.log_softmax(logits, size, log_p);
-      const double* scores = log_p;
-      if (!chainrule_plain(job.warp[b])) {
+      const std::int64_t number = job.number[b] + step;
+      std::int64_t& x = job.symbols[at];
+      if (chainrule_plain(job.warp[b])) {
+        x = k.draw_plain(logits, size, job.key[b], number, job.log_prob + at);
+      } else {
+        k.log_softmax(logits, size, log_p);
         k.warp(job.warp[b], log_p, size, scratch, warped);
-        scores = warped;
+        x = k.draw(warped, size, job.key[b], number);
+        job.log_prob[at] = log_p[x];
       }
-      const std::int64_t x = k.draw(scores, size, job.key[b], job.number[b] + step);
-      job.symbols[at] = x, job.log_prob[at] = log_p[x];
       ++job.count[b];
       if (x != job.stop) on.push_back(b);
     });
