@@ -48,9 +48,9 @@ def main(data: Path | None) -> None:
             print(f"skipped: {folder} is not there; bench strategies makes it")
             continue
         run = load_artifact(folder)
-        cases[name] = run.model, run.baseline, 320
+        cases[name] = run.model, run.baseline, 3200
     torch.manual_seed(0)
-    cases["6x384"] = Transformer(transformer(Space("finite", 65), "base")).eval(), None, 100
+    cases["6x384"] = Transformer(transformer(Space("finite", 65), "base")).eval(), None, 640
     rows, total, wrong = [], 0, 0
     for name, (model, table_model, length) in cases.items():
         for dtype in DTYPES:
