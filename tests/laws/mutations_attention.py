@@ -53,14 +53,14 @@ ATTENDING = [
     ),
     Mutant(
         "a block that was left by a rewind is trusted",
-        TRANSFORMER,
-        "if cached == n - begin + 1 else 0",
+        "src/chainrule/core/blocks.py",
+        "if held == n - begin + 1 else 0",
         "",
         "blocks",
     ),
     Mutant(
         "rows that change places where a block ends",
-        TRANSFORMER,
+        "src/chainrule/core/blocks.py",
         ".select([order.index(b) for b in rows])",
         "",
         "blocks",

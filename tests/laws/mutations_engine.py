@@ -43,17 +43,10 @@ LOWERED = [
         "transformer or seq2seq",
     ),
     Mutant(
-        "a program's block that begins late",
-        ENGINE + "lowered.py",
+        "a block that begins late",
+        "src/chainrule/core/blocks.py",
         "return number * stride, context",
         "return number * stride + (number > 0), context",
-        "blocks",
-    ),
-    Mutant(
-        "a program that trusts a block left by a rewind",
-        ENGINE + "lowered.py",
-        "if cached == n - begin + 1 else 0",
-        "",
         "blocks",
     ),
     Mutant(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chainrule.core import blocks
 from chainrule.core.distributions import Distribution
 from chainrule.core.model import Condition, SequenceModel
 from chainrule.core.noise import Noise
@@ -216,38 +217,19 @@ class Lowered(SequenceModel):
         """How many symbols each row can take before its block ends."""
         if not self.program.context:
             return [2**31] * len(state.lens)
-        rooms = []
-        for cached, n in zip(self.positions(state), state.lens, strict=True):
-            begin, end = self._block(n)
-            # A cache of another length belongs to a block that was left by a rewind.
-            rooms.append(end - n - 1 if cached == n - begin + 1 else 0)
-        return rooms
-
-    def _block(self, consumed: int) -> tuple[int, int]:
-        """The first symbol of the block that predicts symbol ``consumed``, and of the next."""
-        context, stride = self.program.context, self.program.context // 2
-        number = 0 if consumed < context else (consumed - context) // stride + 1
-        return number * stride, context + number * stride
+        return blocks.rooms(self.positions(state), state.lens, self.program.context)
 
     def _cross(self, state: State, x_B1: Tensor, tail: int, over: list[bool]) -> State:
-        """One symbol more, where some rows need their block encoded anew."""
-        rows = range(len(over))
-        parts, order = [], []
-        if not all(over):
-            order += [b for b in rows if not over[b]]
-            parts.append(self._within(state.select(order), x_B1[order], tail))
-        for b in (b for b in rows if over[b]):
-            order.append(b)
-            alone = state.select([b])
-            symbols = torch.cat([alone.window("symbols"), x_B1[b : b + 1]], 1)
-            begin = self._block(state.lens[b] + 1)[0]
+        def anew(alone: State, x: Tensor, inside: Tensor) -> State:
             fixed = {k: v for k, v in alone.leaves.items() if isinstance(v, Fixed)}
-            inside = symbols[:, symbols.shape[1] - (state.lens[b] + 1 - begin) :]
-            new = self._open(inside, fixed)
             values: dict[str, Any] = {
                 name: leaf.t if isinstance(leaf, Window) else leaf
-                for name, leaf in new.leaves.items()
+                for name, leaf in self._open(inside, fixed).leaves.items()
                 if not isinstance(leaf, Fixed)
             }
-            parts.append(alone.push(1, tail, **values, symbols=x_B1[b : b + 1]))
-        return State.concat(parts).select([order.index(b) for b in rows])
+            return alone.push(1, tail, **values, symbols=x)
+
+        def within(some: State, x: Tensor) -> State:
+            return self._within(some, x, tail)
+
+        return blocks.cross(state, x_B1, over, self.program.context, within, anew)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chainrule.core import blocks
 from chainrule.core.distributions import Distribution
 from chainrule.core.model import Condition, SequenceModel
 from chainrule.core.noise import Noise, Positions
@@ -280,12 +281,6 @@ class Transformer(SequenceModel):
 
     # ---- learned positions come to an end: blocks ----
 
-    def _block(self, consumed: int) -> tuple[int, int]:
-        """The first symbol of the block that predicts symbol ``consumed``, and of the next one."""
-        context, stride = self.config.context, self.config.context // 2
-        number = 0 if consumed < context else (consumed - context) // stride + 1
-        return number * stride, context + number * stride
-
     def _extend_blocks(self, state: State, x: Tensor, tail: int) -> State:
         done = 0
         while done < x.shape[1]:
@@ -301,12 +296,7 @@ class Transformer(SequenceModel):
 
     def _rooms(self, state: State) -> list[int]:
         """How many symbols each row's block has room for."""
-        rooms = []
-        for cached, n in zip(state.grow("kv").lens, state.lens, strict=True):
-            begin, end = self._block(n)
-            # A cache of another length belongs to a block that was left by a rewind.
-            rooms.append(end - n - 1 if cached == n - begin + 1 else 0)
-        return rooms
+        return blocks.rooms(state.grow("kv").lens, state.lens, self.config.context)
 
     def _within(self, state: State, x: Tensor, tail: int) -> State:
         kept = state.kept(x.shape[1], tail)
@@ -315,20 +305,14 @@ class Transformer(SequenceModel):
         return state.push(x.shape[1], tail, kv=kv, hidden=hidden[:, -1 - kept :], symbols=x)
 
     def _cross(self, state: State, x_B1: Tensor, tail: int, over: list[bool]) -> State:
-        """One symbol more, where some rows need their block encoded anew."""
-        rows = range(len(over))
-        parts, order = [], []
-        if not all(over):
-            order += [b for b in rows if not over[b]]
-            parts.append(self._within(state.select(order), x_B1[order], tail))
-        for b in (b for b in rows if over[b]):
-            order.append(b)
-            alone = state.select([b])
-            symbols = torch.cat([alone.window("symbols"), x_B1[b : b + 1]], 1)
-            begin = self._block(state.lens[b] + 1)[0]
-            kv, hidden = self._open(symbols[:, symbols.shape[1] - (state.lens[b] + 1 - begin) :])
-            parts.append(alone.push(1, tail, kv=kv, hidden=hidden, symbols=x_B1[b : b + 1]))
-        return State.concat(parts).select([order.index(b) for b in rows])
+        def anew(alone: State, x: Tensor, inside: Tensor) -> State:
+            kv, hidden = self._open(inside)
+            return alone.push(1, tail, kv=kv, hidden=hidden, symbols=x)
+
+        def within(some: State, x: Tensor) -> State:
+            return self._within(some, x, tail)
+
+        return blocks.cross(state, x_B1, over, self.config.context, within, anew)
 
     # ---- pieces ----
 
