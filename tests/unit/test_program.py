@@ -74,7 +74,7 @@ def every_op() -> Json:
             "sixteen": vector("sixteen", 16),
             "qkv": matrix("qkv", 8, 4),
             "gates": matrix("gates", 16, 4),
-            "head": {"source": "embedding", "shape": [5, 4], "first": 1, "keep": True},
+            "head": {"source": "embedding", "shape": [5, 4], "first": 1},
             "contexts": table("contexts", 3),
             "grams": table("grams", 9),
             "values": table("values", 9),

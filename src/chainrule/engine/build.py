@@ -29,12 +29,12 @@ def rows_of(tensors: Mapping[str, Tensor]) -> Rows:
 
 
 def held(program: p.Program, dtype: DType) -> dict[str, DType]:
-    """What each matrix is held in: integers where it is multiplied and may be narrow, else bf16."""
+    """What each matrix is held in: integers where it is multiplied, else bf16."""
     every = (*program.ops, *program.head)
     products = {op.weight for op in every if isinstance(op, p.Linear | p.Cell)}
     wide: DType = dtype if dtype in ("f32", "bf16") else "bf16"
     return {
-        name: wide if weight.keep or name not in products else dtype
+        name: dtype if name in products else wide
         for name, weight in program.weights.items()
         if weight.kind == "matrix"
     }

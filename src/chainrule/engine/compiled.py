@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -165,8 +166,6 @@ class Compiled(Lowered):
         if made is None:
             return None
         caches, hidden, new, count, symbols, log_prob = made
-        pick = torch.tensor(count) - 1
-        every = torch.arange(len(count))
         leaves: dict[str, Leaf] = {
             k: v for k, v in state.leaves.items() if k.removesuffix("_ok") in self.fixed
         }
@@ -175,7 +174,7 @@ class Compiled(Lowered):
             leaves[name] = Grow(cache.slab, lens, cache.axis, cache.block)
         for name, values in new.items():
             leaves[name] = _moved(state.leaves[name], values, count)
-        leaves["hidden"] = Window(hidden[every, pick][:, None], 1)
+        leaves["hidden"] = Window(_picked(hidden, [[k - 1] for k in count]), 1)
         if self.program.context:
             consumed = torch.cat([last, symbols[:, :-1]], 1)
             leaves["symbols"] = _moved(state.leaves["symbols"], consumed, count)
@@ -239,5 +238,10 @@ def _moved(leaf: Leaf, values: Tensor, count: Sequence[int]) -> Window:
     """A window after count[b] of the values [B, n, …] of every row."""
     assert isinstance(leaf, Window)
     every = torch.cat([leaf.t[:, leaf.t.shape[1] - leaf.w :], values], 1)
-    index = torch.tensor(list(count))[:, None] + torch.arange(leaf.w)
-    return Window(every[torch.arange(len(every))[:, None], index], leaf.w)
+    return Window(_picked(every, [range(k, k + leaf.w) for k in count]), leaf.w)
+
+
+def _picked(x: Tensor, places: Sequence[Sequence[int]]) -> Tensor:
+    """Places [B][n] of x [B, T, …]; numpy's, for torch wakes threads that then spin beside ours."""
+    index = np.array(places, dtype=np.intp)
+    return torch.from_numpy(x.numpy()[np.arange(len(index))[:, None], index])

@@ -39,15 +39,14 @@ class Buffer:
 class Weight:
     """Rows ``first`` to ``first + shape[0]`` of the model's tensor ``source``.
 
-    ``kind``: a matrix [out, in] is what dtypes narrow, unless ``keep`` says bf16 at the least; a
-    vector stays float32; a table keeps the type it has.
+    ``kind``: a matrix [out, in] is what dtypes narrow; a vector stays float32; a table keeps the
+    type it has.
     """
 
     source: str
     shape: tuple[int, ...]
     first: int = 0
     kind: Literal["matrix", "vector", "table"] = "matrix"
-    keep: bool = False
 
 
 @dataclass(frozen=True)

@@ -135,12 +135,7 @@ class RNN(SequenceModel):
         config, size = self.config, self.space.size
         assert size is not None
         weights = {
-            name: p.Weight(
-                name,
-                tuple(w.shape),
-                kind="vector" if w.ndim == 1 else "matrix",
-                keep=False,
-            )
+            name: p.Weight(name, tuple(w.shape), kind="vector" if w.ndim == 1 else "matrix")
             for name, w in self.named_parameters()
         }
         head = "head.weight"

@@ -149,7 +149,7 @@ void logits(ChainruleMachine& m, const Array<const float, 2>& hidden, const Arra
        "hidden is [N, D] and out [N, V]");
   const nb::gil_scoped_release free;
   const std::lock_guard<std::mutex> lock(m.mutex());
-  m.head(hidden.data(), extent(hidden, 0), [&](std::int64_t n, const float* row) {
+  m.head(hidden.data(), extent(hidden, 0), [&](std::int64_t n, const float* row, int) {
     std::copy(row, row + m.size(), out.data() + n * m.size());
   });
 }
@@ -161,7 +161,7 @@ void log_probs(ChainruleMachine& m, const Array<const float, 2>& hidden,
        "hidden is [N, D] and out [N, V]");
   const nb::gil_scoped_release free;
   const std::lock_guard<std::mutex> lock(m.mutex());
-  m.head(hidden.data(), extent(hidden, 0), [&](std::int64_t n, const float* row) {
+  m.head(hidden.data(), extent(hidden, 0), [&](std::int64_t n, const float* row, int) {
     chainrule_kernels().log_softmax(row, m.size(), out.data() + n * m.size());
   });
 }
@@ -176,7 +176,7 @@ void log_prob(ChainruleMachine& m, const Array<const float, 2>& hidden,
   }
   const nb::gil_scoped_release free;
   const std::lock_guard<std::mutex> lock(m.mutex());
-  m.head(hidden.data(), extent(hidden, 0), [&](std::int64_t n, const float* row) {
+  m.head(hidden.data(), extent(hidden, 0), [&](std::int64_t n, const float* row, int) {
     out.data()[n] = chainrule_kernels().log_prob(row, m.size(), x.data()[n]);
   });
 }

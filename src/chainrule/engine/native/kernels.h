@@ -49,12 +49,14 @@ struct ChainruleKernels {
                double* out);
   // The first place where scores + noise is greatest.
   std::int64_t (*pick)(const double* scores, const float* noise, std::int64_t size);
+  // What every lane of stream 0 brings to `draw`: out [size], with 8 more behind.
+  void (*lane_table)(std::int64_t size, std::uint64_t* out);
   // `pick` with the `gumbel` noise of one position and stream 0, bit for bit.
-  std::int64_t (*draw)(const double* scores, std::int64_t size, std::uint64_t key,
-                       std::int64_t pos);
+  std::int64_t (*draw)(const double* scores, std::int64_t size, const std::uint64_t* lanes,
+                       std::uint64_t key, std::int64_t pos);
   // `log_softmax`, then `draw`, and the log-probability of what was drawn.
-  std::int64_t (*draw_plain)(const float* logits, std::int64_t size, std::uint64_t key,
-                             std::int64_t pos, double* log_p);
+  std::int64_t (*draw_plain)(const float* logits, std::int64_t size, const std::uint64_t* lanes,
+                             std::uint64_t key, std::int64_t pos, double* log_p);
 };
 
 const ChainruleKernels* chainrule_portable();

@@ -2,6 +2,7 @@
 // Shapes: B rows, L symbols in this call, N = B·L, D width of a buffer, V alphabet size.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -62,6 +63,8 @@ struct ChainruleCall {
   std::vector<float*> hidden;                              // [B], each [L][D]
 };
 
+using ChainruleTake = std::function<void(std::int64_t n, const float* logits, int thread)>;
+
 class ChainruleMachine {
  public:
   // buffers [n][3]: dim, root, first; leaves [m][3]: kind, dim, width.
@@ -83,9 +86,9 @@ class ChainruleMachine {
 
   // Consumes symbols; the caches, new windows and hidden of the call are written.
   void run(const ChainruleCall& call);
-  // The head on hidden [N][D]; `take(n, logits)` gets every row of logits [V] in turn.
-  template <class Take>
-  void head(const float* hidden, std::int64_t count, Take take);
+  // The head on hidden [N][D]; `take(n, logits, thread)` gets every row of logits [V], several
+  // at a time; it must not throw.
+  void head(const float* hidden, std::int64_t count, const ChainruleTake& take);
 
   const std::vector<ChainruleLeaf>& leaves() const { return leaves_; }
   std::int64_t hidden_dim() const { return buffers_[hidden_].dim; }
@@ -96,8 +99,9 @@ class ChainruleMachine {
   std::int64_t block_bytes(const ChainruleLeaf& leaf) const;
   std::int64_t weight_bytes() const;
   std::mutex& mutex() { return mutex_; }
-  // Room for what the sampler needs: noise, log-probabilities, scores, scratch.
-  ChainruleMemory& sampling() { return sampling_; }
+  // What the sampler needs: what lanes bring, and room for each thread's numbers.
+  std::vector<std::uint64_t>& lanes() { return lanes_; }
+  std::vector<std::vector<double>>& sampling() { return sampling_; }
 
  private:
   static constexpr std::int64_t kMost = 128;  // positions that go through at a time
@@ -110,7 +114,8 @@ class ChainruleMachine {
   void settle();
   void make_room(std::int64_t rows);
   void piece(const ChainruleCall& call, std::int64_t first, std::int64_t length);
-  void head_rows(const float* hidden, std::int64_t count);
+  void head_rows(const float* hidden, std::int64_t count,
+                 const ChainruleTake& take);
   void step(const ChainruleStep& step, int thread);
   void do_linear(const ChainruleStep& step, int thread);
   void do_attend(const ChainruleStep& step, int thread);
@@ -139,7 +144,9 @@ class ChainruleMachine {
   const ChainruleCall* call_ = nullptr;
   std::int64_t first_ = 0, length_ = 0, rows_ = 0;  // N
   std::int64_t room_ = 0;
-  ChainruleMemory scratch_, prepared_, prepared_scale_, prepared_offset_, sampling_;
+  ChainruleMemory scratch_, prepared_, prepared_scale_, prepared_offset_;
+  std::vector<std::uint64_t> lanes_;
+  std::vector<std::vector<double>> sampling_;  // [thread]
   std::vector<std::vector<float>> work_;  // [window]: [B][w + L][D]
   std::vector<std::vector<float>> scores_, angles_;  // [thread]
   std::vector<float> gates_;                          // [row][gates]
@@ -151,13 +158,3 @@ class ChainruleMachine {
   };
   std::vector<Turn> turns_;
 };
-
-template <class Take>
-void ChainruleMachine::head(const float* hidden, std::int64_t count, Take take) {
-  const std::int64_t dim = hidden_dim();
-  for (std::int64_t n = 0; n < count; n += kMost) {
-    const std::int64_t many = count - n < kMost ? count - n : kMost;
-    head_rows(hidden + n * dim, many);
-    for (std::int64_t i = 0; i < many; ++i) take(n + i, row(logits_, i));
-  }
-}

@@ -54,11 +54,16 @@ ChainruleCall chainrule_call(const ChainruleMachine& machine, const ChainruleRol
 void chainrule_rollout(ChainruleMachine& machine, ChainruleRollout& job) {
   const ChainruleKernels& k = chainrule_kernels();
   const std::int64_t size = machine.size(), dim = machine.hidden_dim();
-  const auto room = static_cast<std::size_t>(size * 8 * 6);
-  if (machine.sampling().bytes() < room) machine.sampling() = ChainruleMemory(room);
-  double* const log_p = machine.sampling().as<double>();
-  double* const warped = log_p + size;
-  double* const scratch = warped + size;
+  std::vector<std::uint64_t>& lanes = machine.lanes();
+  if (lanes.empty()) {
+    lanes.resize(static_cast<std::size_t>(size + 8));
+    k.lane_table(size, lanes.data());
+  }
+  bool plain = true;
+  for (std::int64_t b = 0; b < job.rows; ++b) plain = plain && chainrule_plain(job.warp[b]);
+  for (auto& room : machine.sampling()) {
+    if (!plain) room.resize(static_cast<std::size_t>(size * 6));  // of a thread of the pool
+  }
 
   std::vector<std::int64_t> going, symbols;
   for (std::int64_t b = 0; b < job.rows; ++b) going.push_back(b), job.count[b] = 0;
@@ -79,22 +84,26 @@ void chainrule_rollout(ChainruleMachine& machine, ChainruleRollout& job) {
       const float* const from = job.hidden + (going[i] * job.most + step) * dim;
       std::memcpy(hidden.data() + i * dim, from, dim * 4);
     }
-    std::vector<std::int64_t> on;
-    machine.head(hidden.data(), rows, [&](std::int64_t i, const float* logits) {
+    machine.head(hidden.data(), rows, [&](std::int64_t i, const float* logits, int thread) {
       const std::int64_t b = going[i], at = b * job.most + step;
       const std::int64_t number = job.number[b] + step;
       std::int64_t& x = job.symbols[at];
       if (chainrule_plain(job.warp[b])) {
-        x = k.draw_plain(logits, size, job.key[b], number, job.log_prob + at);
+        x = k.draw_plain(logits, size, lanes.data(), job.key[b], number, job.log_prob + at);
       } else {
+        double* const log_p = machine.sampling()[static_cast<std::size_t>(thread)].data();
+        double* const warped = log_p + size;
         k.log_softmax(logits, size, log_p);
-        k.warp(job.warp[b], log_p, size, scratch, warped);
-        x = k.draw(warped, size, job.key[b], number);
+        k.warp(job.warp[b], log_p, size, warped + size, warped);
+        x = k.draw(warped, size, lanes.data(), job.key[b], number);
         job.log_prob[at] = log_p[x];
       }
       ++job.count[b];
-      if (x != job.stop) on.push_back(b);
     });
+    std::vector<std::int64_t> on;
+    for (const std::int64_t b : going) {
+      if (job.symbols[b * job.most + step] != job.stop) on.push_back(b);
+    }
     going.swap(on);
   }
 }

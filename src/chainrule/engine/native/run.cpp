@@ -145,18 +145,26 @@ void ChainruleMachine::piece(const ChainruleCall& call, std::int64_t first, std:
   }
 }
 
-void ChainruleMachine::head_rows(const float* hidden, std::int64_t count) {
-  call_ = nullptr, rows_ = count;
-  make_room(count);
-  for (std::int64_t n = 0; n < count; ++n) {
-    std::memcpy(row(hidden_, n), hidden + n * hidden_dim(), hidden_dim() * 4);
+void ChainruleMachine::head(const float* hidden, std::int64_t count, const ChainruleTake& take) {
+  const std::int64_t dim = hidden_dim();
+  for (std::int64_t first = 0; first < count; first += kMost) {
+    const std::int64_t many = std::min(count - first, kMost);
+    call_ = nullptr, rows_ = many;
+    make_room(many);
+    for (std::int64_t n = 0; n < many; ++n) {
+      std::memcpy(row(hidden_, n), hidden + (first + n) * dim, dim * 4);
+    }
+    pool_.run(
+        [&](int thread) {
+          for (const ChainruleStep& each : head_) step(each, thread);
+          pool_.barrier();
+          const int threads = pool_.active();
+          for (std::int64_t n = many * thread / threads; n < many * (thread + 1) / threads; ++n) {
+            take(first + n, row(logits_, n), thread);
+          }
+        },
+        head_macs_ * many < kAlone);
   }
-  pool_.run(
-      [this](int thread) {
-        for (const ChainruleStep& each : head_) step(each, thread);
-        pool_.barrier();
-      },
-      head_macs_ * rows_ < kAlone);
 }
 
 // ---- ops ----
