@@ -41,12 +41,12 @@ def consumed(
 class Verify:
     """Decode ``model``; with a proposer, several symbols a call and still the same ones.
 
-    ``stretch``: without a proposer, a model that can make so many symbols in one go.
+    ``stretch``: without a proposer, how many symbols a model that can makes in one go; 0: none.
     """
 
     model: SequenceModel
     proposer: Proposer | None = None
-    stretch: int = 1
+    stretch: int = 0
 
     @torch.no_grad()
     def start(
@@ -73,9 +73,9 @@ class Verify:
             with torch.no_grad():
                 return self.step(run)
         if self.proposer is None:
-            n = min(self.stretch, self._room(run) + 1)
             rolled = None
-            if n > 1:
+            if self.stretch:
+                n = min(self.stretch, self._room(run) + 1)
                 rolled = self.model.stretch(run.state, run.last, n, run.noise, run.warp)
             if rolled is not None:
                 x = rolled.symbols
