@@ -24,7 +24,7 @@ from chainrule.engine.quantize import DTYPES, DType
 from chainrule.native import _native
 
 LANES = 16  # positions of a cache that lie side by side
-_STRETCH = 2**26  # multiplications between two looks at what a rollout has made, at the least
+_STRETCH = 2**30  # multiplications between two looks at what a rollout has made, at the least
 
 
 class Compiled(Lowered):
