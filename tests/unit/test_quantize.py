@@ -11,6 +11,7 @@ import torch
 import chainrule.engine
 from chainrule.artifact import Artifact, load_artifact
 from chainrule.codecs.text import CharCodec
+from chainrule.engine import quantize as quantizing
 from chainrule.files import read_tensors, tensor_shapes, write_tensors
 from chainrule.models.rnn import RNN, gru
 from chainrule.registry import MODELS
@@ -164,3 +165,27 @@ def test_files_that_contradict_each_other(place, wrong):
     write_tensors(folder / "model.safetensors", tensors)
     with pytest.raises(ValueError, match=r"precision|tensor"):
         load_artifact(folder)
+
+
+@native
+@pytest.mark.parametrize("kernels", ["portable", "avx2", "avx512"])
+def test_scales_of_every_processor_are_those_of_torch(kernels, monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    w = torch.randn(300, 96, generator=generator)
+    w[:40] = torch.randint(-9, 9, (40, 96), generator=generator)  # ties
+    w[40:60] *= 1e-38  # scales that are no normal numbers
+    w[60:70] *= 1e37
+    w[70:80] = 0
+    compiled = quantizing._native
+    used = compiled.chainrule_used()
+    try:
+        compiled.chainrule_use(kernels)
+    except ValueError:
+        pytest.skip("not on this processor")
+    try:
+        ours = quantizing.narrow(w, "q4")
+    finally:
+        compiled.chainrule_use(used)
+    monkeypatch.setattr(quantizing, "_native", None)
+    theirs = quantizing.narrow(w, "q4")
+    assert torch.equal(ours.scale, theirs.scale) and torch.equal(ours.data, theirs.data)

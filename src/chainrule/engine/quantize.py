@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from chainrule.native import _native
+
 DType = Literal["f32", "bf16", "int8", "int8-row", "q4"]
 DTYPES: tuple[DType, ...] = ("f32", "bf16", "int8", "int8-row", "q4")
 GROUP = {"int8": 64, "q4": 32}  # columns that share a scale
@@ -87,13 +89,21 @@ def _rounded(w: Tensor, scale: Tensor, most: int) -> Tensor:
 
 def _scales(w_MNG: Tensor) -> Tensor:
     """For -8 … 7: of several scales a group, the one with the least squared error."""
+    if _native is not None:
+        found = torch.empty(w_MNG.shape[:2], dtype=torch.int16)
+        groups = w_MNG.reshape(-1, w_MNG.shape[2]).contiguous()
+        _native.chainrule_q4_scales(groups.numpy(), _TRIES, found.view(-1).numpy())
+        return found.view(torch.bfloat16)
     top = w_MNG.gather(-1, w_MNG.abs().argmax(-1, keepdim=True))[..., 0]
     best, least = torch.zeros_like(top, dtype=torch.bfloat16), torch.full_like(top, torch.inf)
     for sign in (-1, 1):
         for i in range(_TRIES):
             scale = (sign * top / (8.5 - 0.25 * i)).bfloat16()
             wide = scale.float()[..., None]
-            error = (_rounded(w_MNG, wide, 7).mul_(wide) - w_MNG).square_().sum(-1)
+            error = (_rounded(w_MNG, wide, 7).mul_(wide) - w_MNG).square_()
+            while error.shape[-1] > 1:  # in one order, whatever the processor
+                error = error[..., : error.shape[-1] // 2] + error[..., error.shape[-1] // 2 :]
+            error = error[..., 0]
             better = error < least
             best, least = torch.where(better, scale, best), torch.where(better, error, least)
     return best

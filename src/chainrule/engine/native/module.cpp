@@ -120,6 +120,12 @@ void chainrule_pick(const ConstRows& scores, const ConstFloats& noise, const Sym
                        extent(scores, 1), out.data());
 }
 
+void chainrule_q4_scales(const ConstFloats& w, int tries, const Array<std::int16_t, 1>& out) {
+  require(w.shape(1) == 32 && out.size() == w.shape(0), "q4_scales: w is [N, 32] and out [N]");
+  chainrule_kernels().q4_scales(w.data(), extent(w, 0), tries,
+                                reinterpret_cast<std::uint16_t*>(out.data()));
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -141,6 +147,8 @@ NB_MODULE(_native, m) {
         "Gumbel-max is drawn, as decoding/warps.py has it.");
   m.def("chainrule_pick", &chainrule_pick, freely,
         "scores, noise [N, V], out [N]: the first place where their sum is greatest.");
+  m.def("chainrule_q4_scales", &chainrule_q4_scales, freely,
+        "w [N, 32], tries, out [N]: the bits of engine/quantize.py's scales for q4.");
   chainrule_bind_machine(m);
   m.def("chainrule_use", &chainrule_use, "name: portable, avx2 or avx512 from now on.");
   m.def("chainrule_used", [] { return chainrule_kernels().name; }, "The kernels in use, by name.");
