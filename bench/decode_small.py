@@ -1,8 +1,8 @@
-"""Decoding transformers of 6 x 384 and 4 x 128, batch 1, 8 and 32: the engine beside its peers.
+"""Decoding transformers of 6 x 384 and 4 x 128, batch 1 and 32: the engine beside its peers.
 
 The Llama layout over 65 characters, random weights; a prompt of 16 symbols, part of the time, and
-200 more. transformers runs a loop by hand; its ``generate`` stands beside it once. torch.compile runs
-with one thread only: it compiles for minutes.
+200 more. transformers runs a loop by hand; its ``generate`` stands beside it once. torch.compile
+runs with one thread only: it compiles for minutes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bench.engine_peers import OURS, TRANSFORMERS, compare, prepared
 
 TASKS: dict[str, dict[str, Any]] = {
     f"batch {rows}": {"task": "decode", "batch": rows, "prompt": 16, "length": 200}
-    for rows in (1, 8, 32)
+    for rows in (1, 32)
 }
 
 
