@@ -18,6 +18,8 @@ from chainrule.core.model import Rolled, SequenceModel
 from chainrule.core.noise import Noise
 from chainrule.core.space import Space
 from chainrule.core.state import State
+from chainrule.decoding.strategy import Target
+from chainrule.decoding.verify import Ancestral
 from chainrule.decoding.warps import Warps
 from chainrule.engine.compiled import Compiled
 from chainrule.engine.quantize import DTYPES, DType
@@ -236,3 +238,35 @@ def test_a_config_changes_nothing_of_a_machine_that_is_there():
         for p in source.parameters():
             p.zero_()
     assert torch.equal(model(x).log_prob(x), wanted)
+
+
+def test_threads_that_draw_rows_of_a_wide_alphabet():
+    """So wide that the head, and the draws behind it, are work for two."""
+    torch.manual_seed(5)
+    wide = Transformer(TransformerConfig(Space("finite", 3001), dim=72, num_layers=1, num_heads=4))
+    last = torch.arange(10)[:, None]
+    found = []
+    for threads in (1, 2):
+        model = Compiled(wide.eval(), "int8", threads)
+        warp, noise = warps([0, 1, 2, 3, 4] * 2), Noise.seeded(1, range(10))
+        rolled = model.stretch(model.start(10), last, 12, noise, warp)
+        assert rolled is not None
+        found.append((rolled.symbols, rolled.log_prob))
+        if threads == 1:
+            _, x, log_prob = stepped(model, model.start(10), last, [12] * 10, noise, warp)
+            found.append((x, log_prob))
+    for symbols_BT, log_prob_BT in found[1:]:
+        assert torch.equal(symbols_BT, found[0][0]) and torch.equal(log_prob_BT, found[0][1])
+
+
+def test_a_model_too_large_for_stretches_still_draws_in_the_engine(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    model = engine("lstm", "bf16")
+    monkeypatch.setattr(model, "stretch_length", 1)
+    monkeypatch.setattr(model, "extend", lambda *_: pytest.fail("a step outside of the engine"))
+    decoder = Ancestral.decoder(Target(model, length=4))
+    run, _ = decoder.start([torch.tensor([], dtype=torch.int64)], Noise.seeded(1, [0]))
+    for _ in range(3):
+        run, chunk = decoder.step(run)
+        assert chunk.count == [1]
