@@ -151,7 +151,7 @@ class Compiled(Lowered):
     def rollout(
         self, state: State, last: Tensor, n: int, noise: Noise, warp: Any
     ) -> tuple[State, Tensor] | None:
-        made = self._roll(state, last, n, noise, warp, -1)
+        made = self._roll(state, last, n, noise, warp, -1, every=True)
         if made is None or len(set(made[3])) > 1 or made[3][0] < n:
             return None
         caches, hidden, new, _, symbols, _ = made
@@ -162,7 +162,7 @@ class Compiled(Lowered):
 
     def stretch(self, state: State, last: Tensor, n: int, noise: Noise, warp: Any) -> Rolled | None:
         stop = -1 if self.space.eos is None else self.space.eos
-        made = self._roll(state.trim(), last, n, noise, warp, stop)
+        made = self._roll(state.trim(), last, n, noise, warp, stop, every=False)
         if made is None:
             return None
         caches, hidden, new, count, symbols, log_prob = made
@@ -173,8 +173,8 @@ class Compiled(Lowered):
             lens = tuple(c - n + k for c, k in zip(cache.lens, count, strict=True))
             leaves[name] = Grow(cache.slab, lens, cache.axis, cache.block)
         for name, values in new.items():
-            leaves[name] = _moved(state.leaves[name], values, count)
-        leaves["hidden"] = Window(_picked(hidden, [[k - 1] for k in count]), 1)
+            leaves[name] = Window(values, values.shape[1])
+        leaves["hidden"] = Window(hidden, 1)
         if self.program.context:
             consumed = torch.cat([last, symbols[:, :-1]], 1)
             leaves["symbols"] = _moved(state.leaves["symbols"], consumed, count)
@@ -182,21 +182,22 @@ class Compiled(Lowered):
         return Rolled(State(lens, leaves, 0, state.backend), symbols, count, log_prob)
 
     def _roll(
-        self, state: State, last: Tensor, n: int, noise: Noise, warp: Any, stop: int
+        self, state: State, last: Tensor, n: int, noise: Noise, warp: Any, stop: int, every: bool
     ) -> tuple[dict[str, Grow], Tensor, dict[str, Tensor], list[int], Tensor, Tensor] | None:
+        """With hidden and new values of ``every`` step; else the last hidden and whole windows."""
         settings = getattr(warp, "settings", None)
         n = min([n, *self.rooms(state)])
         if settings is None or n < 1 or noise.key.device.type != "cpu":
             return None
         rows, dim = len(last), self.program.buffers[self.program.hidden].dim
         positions, caches = self.positions(state), self.claim(state, n)
-        hidden, fresh = self._floats(rows, n, dim), {}
-        windows = {}
+        kept = n if every else 1
+        hidden, fresh, windows = self._floats(rows, kept, dim), {}, {}
         for name in self.windows:
             leaf = state.leaves[name]
             assert isinstance(leaf, Window)
             windows[name] = leaf.t[:, leaf.t.shape[1] - leaf.w :].contiguous().clone()
-            fresh[name] = self._floats(rows, n, leaf.t.shape[2])
+            fresh[name] = self._floats(rows, kept, leaf.t.shape[2])
         symbols = torch.zeros(rows, n, dtype=torch.int64)
         log_prob = torch.zeros(rows, n, dtype=torch.float64)
         count = torch.zeros(rows, dtype=torch.int64)
@@ -216,7 +217,8 @@ class Compiled(Lowered):
             log_prob.numpy(),
             count.numpy(),
         )
-        return caches, hidden, fresh, count.tolist(), symbols, log_prob
+        new = fresh if every else windows
+        return caches, hidden, new, count.tolist(), symbols, log_prob
 
     def _floats(self, *shape: int) -> Tensor:
         """What is not written, behind a row's end symbol, is 0."""

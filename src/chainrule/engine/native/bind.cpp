@@ -192,11 +192,11 @@ void rollout(ChainruleMachine& m, const Sizes& last, const Sizes& positions, con
              const Array<std::int64_t, 2>& symbols, const Array<double, 2>& log_p,
              const Array<std::int64_t, 1>& count) {
   ChainruleRollout job;
-  job.rows = extent(symbols, 0), job.most = extent(symbols, 1);
+  job.rows = extent(symbols, 0), job.most = extent(symbols, 1), job.kept = extent(hidden, 1);
   const auto rows = static_cast<std::size_t>(job.rows);
   need(last.size() == rows && positions.size() == rows && numbers.size() == rows &&
            keys.shape(0) == rows && warps.shape(0) == rows && warps.shape(1) == 5 &&
-           hidden.shape(0) == rows && extent(hidden, 1) == job.most &&
+           hidden.shape(0) == rows && (job.kept == job.most || job.kept == 1) &&
            extent(hidden, 2) == m.hidden_dim() &&
            log_p.shape(0) == rows && extent(log_p, 1) == job.most && count.shape(0) == rows,
        "the rows of a rollout don't fit together");
@@ -219,7 +219,7 @@ void rollout(ChainruleMachine& m, const Sizes& last, const Sizes& positions, con
     const auto& window = windows[leaf.place];
     need(extent(window, 0) == job.rows && extent(window, 1) == leaf.width &&
              extent(window, 2) == leaf.dim && extent(fresh[leaf.place], 0) == job.rows &&
-             extent(fresh[leaf.place], 1) == job.most && extent(fresh[leaf.place], 2) == leaf.dim,
+             extent(fresh[leaf.place], 1) == job.kept && extent(fresh[leaf.place], 2) == leaf.dim,
          "a window of another shape");
     job.windows.push_back(window.data()), job.fresh.push_back(fresh[leaf.place].data());
   }
@@ -257,6 +257,7 @@ void chainrule_bind_machine(nb::module_& m) {
            })
       .def("add_op", &ChainruleMachine::add_op)
       .def("weight_bytes", &ChainruleMachine::weight_bytes)
+      .def("set_alone", &ChainruleMachine::set_alone)
       .def("run", &run)
       .def("logits", &logits)
       .def("log_probs", &log_probs)

@@ -272,6 +272,11 @@ void ChainruleMachine::add_op(const std::string& name, std::vector<std::int64_t>
   };
   const ChainruleBuffer& out = buffer(0);
   need(out.root == at[0], "it writes a view");
+  const auto bytes = [&](std::int64_t index, std::int64_t rows, std::int64_t cols) {
+    const auto type = weights_[index]->matrix.type;
+    return rows * cols * (type == ChainruleType::f32 ? 8 : type == ChainruleType::bf16 ? 4 :
+                          type == ChainruleType::q4  ? 1 : 2) / 2;
+  };
   const std::int64_t dim = out.dim;
   switch (op) {
     case ChainruleOp::embed:
@@ -282,7 +287,7 @@ void ChainruleMachine::add_op(const std::string& name, std::vector<std::int64_t>
     case ChainruleOp::wave: weight(1, 1, dim, 0), weight(2, 1, dim, 0); break;
     case ChainruleOp::linear: {
       weight(2, 0, dim, buffer(1).dim), optional(3, dim);
-      (head ? head_macs_ : macs_) += dim * buffer(1).dim;
+      (head ? head_bytes_ : bytes_) += bytes(at[2], dim, buffer(1).dim);
       break;
     }
     case ChainruleOp::bias: need(buffer(1).dim == dim, "widths differ"), weight(2, 1, dim, 0); break;
@@ -337,7 +342,7 @@ void ChainruleMachine::add_op(const std::string& name, std::vector<std::int64_t>
       need(leaves_[at[2]].width == 1, "a window that is too wide");
       if (at[3] != 3) {
         weight(4, 0, kGates[at[3]] * dim, dim), weight(5, 1, kGates[at[3]] * dim, 0);
-        macs_ += kGates[at[3]] * dim * dim;
+        bytes_ += bytes(at[4], kGates[at[3]] * dim, dim);
         most_gates_ = std::max(most_gates_, chainrule_round16(kGates[at[3]] * dim));
       }
       break;

@@ -10,6 +10,11 @@ bool chainrule_plain(const ChainruleWarp& w) {
   return w.temperature == 1 && w.top_k == 0 && w.top_p == 1 && w.min_p == 0 && w.typical == 1;
 }
 
+// Where a row's value of a step is kept.
+std::int64_t chainrule_place(const ChainruleRollout& job, std::int64_t b, std::int64_t step) {
+  return b * job.kept + (job.kept == 1 ? 0 : step);
+}
+
 // The rows of `job` that go on, as one call of one symbol each.
 ChainruleCall chainrule_call(const ChainruleMachine& machine, const ChainruleRollout& job,
                              const std::vector<std::int64_t>& going, std::int64_t step,
@@ -27,7 +32,7 @@ ChainruleCall chainrule_call(const ChainruleMachine& machine, const ChainruleRol
     const std::int64_t b = going[i];
     symbols[i] = step ? job.symbols[b * job.most + step - 1] : job.last[b];
     call.positions.push_back(job.position[b] + step);
-    call.hidden.push_back(job.hidden + (b * job.most + step) * machine.hidden_dim());
+    call.hidden.push_back(job.hidden + chainrule_place(job, b, step) * machine.hidden_dim());
     for (std::size_t c = 0; c < call.caches.size(); ++c) {
       call.caches[c].push_back(job.state.caches[c][b]);
       call.places[c].push_back(job.state.places[c][b] + step);
@@ -42,7 +47,7 @@ ChainruleCall chainrule_call(const ChainruleMachine& machine, const ChainruleRol
     for (std::int64_t i = 0; i < rows; ++i) {
       call.windows[leaf.place].push_back(job.windows[leaf.place] + going[i] * leaf.width * leaf.dim);
       call.new_windows[leaf.place].push_back(job.fresh[leaf.place] +
-                                             (going[i] * job.most + step) * leaf.dim);
+                                             chainrule_place(job, going[i], step) * leaf.dim);
     }
   }
   call.symbols = symbols.data();
@@ -77,11 +82,12 @@ void chainrule_rollout(ChainruleMachine& machine, ChainruleRollout& job) {
         float* const window = job.windows[leaf.place] + going[i] * leaf.width * leaf.dim;
         std::memmove(window, window + leaf.dim, (leaf.width - 1) * leaf.dim * 4);
         std::memcpy(window + (leaf.width - 1) * leaf.dim,
-                    job.fresh[leaf.place] + (going[i] * job.most + step) * leaf.dim, leaf.dim * 4);
+                    job.fresh[leaf.place] + chainrule_place(job, going[i], step) * leaf.dim,
+                    leaf.dim * 4);
       }
     }
     for (std::int64_t i = 0; i < rows; ++i) {
-      const float* const from = job.hidden + (going[i] * job.most + step) * dim;
+      const float* const from = job.hidden + chainrule_place(job, going[i], step) * dim;
       std::memcpy(hidden.data() + i * dim, from, dim * 4);
     }
     machine.head(hidden.data(), rows, [&](std::int64_t i, const float* logits, int thread) {

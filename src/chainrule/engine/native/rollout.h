@@ -12,9 +12,9 @@ struct ChainruleRollout {
   std::int64_t stop = -1;              // the symbol that ends a row, or -1
   ChainruleCall state;                 // caches, places, capacity and memory; rows and length 0
   std::vector<float*> windows;         // [window]: [B][w][D], moved on in place
-
-  std::vector<float*> fresh;        // [window]: [B][most][D], every step's new value
-  float* hidden = nullptr;          // [B][most][D]
+  std::int64_t kept = 0;            // values kept of every row: `most`, or 1: the newest alone
+  std::vector<float*> fresh;        // [window]: [B][kept][D], every step's new value
+  float* hidden = nullptr;          // [B][kept][D]
   std::int64_t* symbols = nullptr;  // [B][most]
   double* log_prob = nullptr;       // [B][most], in nats, before any warp
   std::int64_t* count = nullptr;    // [B]: how many of them there are

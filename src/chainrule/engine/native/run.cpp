@@ -11,7 +11,6 @@
 namespace {
 
 constexpr std::int64_t kTurns = 8192;       // positions whose angles are kept
-constexpr std::int64_t kAlone = 1'500'000;  // multiplications below which one thread is quicker
 constexpr std::int64_t kFarthest = std::int64_t{1} << 40;
 constexpr std::int64_t kSymbols = std::int64_t{1} << 24;  // numbers that a float holds exactly
 
@@ -128,7 +127,7 @@ void ChainruleMachine::piece(const ChainruleCall& call, std::int64_t first, std:
         for (const ChainruleStep& each : ops_) step(each, thread);
         pool_.barrier();
       },
-      macs_ * rows_ < kAlone);
+      bytes_ * rows_ < alone_);
   for (std::int64_t b = 0; b < call.rows; ++b) {
     const std::int64_t dim = hidden_dim();
     for (std::int64_t t = 0; t < length; ++t) {
@@ -140,7 +139,9 @@ void ChainruleMachine::piece(const ChainruleCall& call, std::int64_t first, std:
       const auto at = static_cast<std::int64_t>(i);
       std::memcpy(call.new_windows[leaf.place][b] + first * leaf.dim, work(at, b, leaf.width),
                   length * leaf.dim * 4);
-      std::memmove(work(at, b, 0), work(at, b, length), leaf.width * leaf.dim * 4);
+      if (first + length < call.length) {  // another piece follows
+        std::memmove(work(at, b, 0), work(at, b, length), leaf.width * leaf.dim * 4);
+      }
     }
   }
 }
@@ -163,7 +164,7 @@ void ChainruleMachine::head(const float* hidden, std::int64_t count, const Chain
             take(first + n, row(logits_, n), thread);
           }
         },
-        head_macs_ * many < kAlone);
+        head_bytes_ * many < alone_);
   }
 }
 
