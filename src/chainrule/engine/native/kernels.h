@@ -38,7 +38,7 @@ struct ChainruleKernels {
                    bool narrow, std::int64_t place, unsigned char* keys, unsigned char* values);
   void (*cross)(const ChainruleCross& job);
 
-  // ---- sample.inc: laws, warps and noise, in float64 ----
+  // ---- sample.inc, draw.inc: laws, warps and noise, in float64 ----
   // Standard Gumbel noise of one position: the bits of core/noise.py, out [lanes].
   void (*gumbel)(std::uint64_t key, std::int64_t pos, std::int64_t stream, std::int64_t lanes,
                  float* out);
