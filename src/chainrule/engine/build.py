@@ -12,7 +12,7 @@ from chainrule.engine import program as p
 from chainrule.engine.quantize import DTYPES, GROUP, DType, Narrow, narrow
 from chainrule.native import _native
 
-_PART = 2**16  # values of a matrix that are rounded at a time: all of it may take more than is kept
+_PART = 2**15  # values of a matrix that are rounded at a time: all of it may take more than is kept
 
 # (weight, first row, count, wanted dtype): floats, or rows that are stored in that dtype.
 Rows = Callable[[p.Weight, int, int, DType], Tensor | Narrow]
