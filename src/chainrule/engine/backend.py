@@ -12,10 +12,10 @@ from torch import Tensor
 
 from chainrule import engine
 from chainrule.core.model import SequenceModel
-from chainrule.engine.build import held
+from chainrule.engine.build import held, size
 from chainrule.engine.compiled import Compiled
 from chainrule.engine.program import Program
-from chainrule.engine.quantize import DTYPES, GROUP, DType
+from chainrule.engine.quantize import DTYPES, DType
 
 __all__ = ["BACKENDS", "Choice", "Compiled", "choose", "program_of", "weight_bytes"]
 
@@ -117,14 +117,5 @@ def weight_bytes(program: Program, dtype: DType) -> int:
 
     Tables, of an n-gram, have 8 bytes an entry in every dtype.
     """
-    dtypes, total = held(program, dtype), 0
-    for name, weight in program.weights.items():
-        if weight.kind != "matrix":
-            total += weight.shape[0] * (4 if weight.kind == "vector" else 8)
-            continue
-        height, width = weight.shape
-        kind = dtypes[name]
-        scales = -(-width // GROUP[kind]) * 2 if kind in GROUP else 4 * (kind == "int8-row")
-        values = {"f32": 4 * width, "bf16": 2 * width, "q4": -(-width // 2)}.get(kind, width)
-        total += height * (values + scales)
-    return total
+    dtypes = held(program, dtype)
+    return sum(size(w, dtypes.get(name, "f32")) for name, w in program.weights.items())

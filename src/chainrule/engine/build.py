@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from chainrule.engine import program as p
 from chainrule.engine.quantize import DTYPES, GROUP, DType, Narrow, narrow
+from chainrule.engine.tables import Table, tabled, weights_of
 from chainrule.native import _native
 
 _PART = 2**15  # values of a matrix that are rounded at a time: all of it may take more than is kept
@@ -40,42 +41,81 @@ def held(program: p.Program, dtype: DType) -> dict[str, DType]:
     }
 
 
-class Builder:
-    """Call it once for the machine."""
+def size(weight: p.Weight, dtype: DType) -> int:
+    """Bytes that a weight takes in ``dtype``, but for the padding of its blocks."""
+    if weight.kind != "matrix":
+        return weight.shape[0] * (4 if weight.kind == "vector" else 8)
+    height, width = weight.shape
+    scales = -(-width // GROUP[dtype]) * 2 if dtype in GROUP else 4 * (dtype == "int8-row")
+    values = {"f32": 4 * width, "bf16": 2 * width, "q4": -(-width // 2)}.get(dtype, width)
+    return height * (values + scales)
 
-    def __init__(self, program: p.Program, dtype: DType, threads: int, rows: Rows) -> None:
+
+def build(program: p.Program, dtype: DType, threads: int, rows: Rows) -> Any:
+    """The native machine of a program."""
+    dtypes = held(program, dtype)
+
+    def make(ops: Sequence[p.Op], out: str) -> Tensor:
+        machine = Builder(program, dtype, threads, rows, out, {})(ops, ())
+        symbols = min(program.weights[op.weight].shape[0] for op in ops if isinstance(op, p.Embed))
+        table = torch.empty(1, symbols, program.buffers[out].dim, dtype=torch.float32)
+        x = torch.arange(symbols)[None].numpy()
+        machine.run(x, [0], [], [], [], [], [], [], table.numpy(), False)
+        return table[0]
+
+    def weighs(name: str) -> int:
+        return size(program.weights[name], dtypes.get(name, "f32"))
+
+    ops = tabled(program, weighs, make)
+    builder = Builder(program, dtype, threads, rows, program.hidden, program.leaves)
+    return builder(ops, program.head)
+
+
+class Builder:
+    """Call it once for a machine that runs some ops up to the buffer ``hidden``."""
+
+    def __init__(
+        self,
+        program: p.Program,
+        dtype: DType,
+        threads: int,
+        rows: Rows,
+        hidden: str,
+        leaves: Mapping[str, p.Leaf],
+    ) -> None:
         self.program, self.dtype, self.rows = program, dtype, rows
         self.buffers = {k: i for i, k in enumerate(program.buffers)}
-        self.leaves = {k: i for i, k in enumerate(program.leaves)}
+        self.leaves = {k: i for i, k in enumerate(leaves)}
         buffers = [
             [b.dim, i if b.of is None else self.buffers[b.of], b.first]
             for i, b in enumerate(program.buffers.values())
         ]
         kinds = {"window": 0, "cache": 1, "fixed": 2}
-        leaves = [[kinds[x.kind], x.dim, x.width] for x in program.leaves.values()]
-        hidden, logits = self.buffers[program.hidden], self.buffers[program.logits]
+        shapes = [[kinds[x.kind], x.dim, x.width] for x in leaves.values()]
+        ends = self.buffers[hidden], self.buffers[program.logits]
         narrowed = dtype != "f32"
         assert _native is not None
         self.machine = _native.ChainruleMachine(
-            buffers, leaves, hidden, logits, program.size, narrowed, threads
+            buffers, shapes, *ends, program.size, narrowed, threads
         )
 
-    def __call__(self) -> Any:
-        program = self.program
-        dtypes = held(program, self.dtype)
+    def __call__(self, ops: Sequence[p.Op], head: Sequence[p.Op]) -> Any:
+        used = weights_of([*ops, *head])
+        weights = {k: w for k, w in self.program.weights.items() if k in used}
+        dtypes = {k: d for k, d in held(self.program, self.dtype).items() if k in used}
         self.weights = {  # all matrices before the first is filled: they share one piece of memory
             name: int(self.machine.add_matrix(DTYPES.index(d), *weight.shape, GROUP.get(d, 0)))
             for name, d in dtypes.items()
-            for weight in [program.weights[name]]
+            for weight in [weights[name]]
         }
-        for name, weight in program.weights.items():
+        for name, weight in weights.items():
             if name in dtypes:
                 self._fill(self.weights[name], weight, dtypes[name])
             else:
                 self.weights[name] = self._weight(weight)
-        for op in program.ops:
+        for op in ops:
             self.machine.add_op(op.name, *self._arguments(op), False)
-        for op in program.head:
+        for op in head:
             self.machine.add_op(op.name, *self._arguments(op), True)
         return self.machine
 
@@ -110,6 +150,8 @@ class Builder:
         match op:
             case p.Embed(weight=weight, of=of):
                 return [out, w[weight], int(of == "position")], 0
+            case Table(made=made):
+                return [out, int(self.machine.add_vector(made.flatten().numpy()))], 0
             case p.Symbol():
                 return [out], 0
             case p.Wave(rate=rate, phase=phase):

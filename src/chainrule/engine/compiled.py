@@ -7,6 +7,7 @@ G key-value heads, K head width (P padded to 16), V alphabet size.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from chainrule.core.model import Rolled, SequenceModel
 from chainrule.core.noise import Noise, Positions
 from chainrule.core.state import Grow, Leaf, Slab, State, Window
-from chainrule.engine.build import Builder, Rows, rows_of
+from chainrule.engine.build import Rows, build, rows_of
 from chainrule.engine.law import EngineLaw
 from chainrule.engine.lowered import FIRST, Lowered, Windows, load
 from chainrule.engine.program import Program
@@ -62,7 +63,7 @@ class Compiled(Lowered):
         if rows is None:
             load(program, model.state_dict())  # refuses what doesn't fit, before it is packed
             rows = rows_of(model.state_dict())
-        self._machine = Builder(program, dtype, self.threads, rows)()
+        self._machine = build(program, dtype, self.threads, rows)
 
     @property
     def weight_bytes(self) -> int:
@@ -103,8 +104,9 @@ class Compiled(Lowered):
         both: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         rows, length = x.shape
-        hidden = self._floats(rows, length, self.program.buffers[self.program.hidden].dim)
-        fresh = {k: self._floats(rows, length, self.program.leaves[k].dim) for k in self.windows}
+        every = partial(torch.empty, dtype=torch.float32)  # all of it is written
+        hidden = every(rows, length, self.program.buffers[self.program.hidden].dim)
+        fresh = {k: every(rows, length, self.program.leaves[k].dim) for k in self.windows}
         self._machine.run(
             x.contiguous().numpy(),
             list(pos),

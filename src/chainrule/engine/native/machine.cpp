@@ -28,7 +28,8 @@ const std::map<std::string, ChainruleOp>& chainrule_ops() {
       {"activate", ChainruleOp::activate}, {"gate", ChainruleOp::gate},
       {"rope", ChainruleOp::rope},     {"attend", ChainruleOp::attend},
       {"cross", ChainruleOp::cross},   {"cell", ChainruleOp::cell},
-      {"recent", ChainruleOp::recent}, {"backoff", ChainruleOp::backoff}};
+      {"recent", ChainruleOp::recent}, {"backoff", ChainruleOp::backoff},
+      {"table", ChainruleOp::table}};
   return ops;
 }
 
@@ -247,7 +248,7 @@ void ChainruleMachine::add_op(const std::string& name, std::vector<std::int64_t>
   const auto found = chainrule_ops().find(name);
   if (found == chainrule_ops().end()) refuse(name, "unknown");
   const ChainruleOp op = found->second;
-  static constexpr std::size_t kSizes[] = {3, 1, 3, 4, 3, 3, 3, 5, 3, 3, 4, 9, 4, 6, 3, 6};
+  static constexpr std::size_t kSizes[] = {3, 1, 3, 4, 3, 3, 3, 5, 3, 3, 4, 9, 4, 6, 3, 6, 2};
   if (at.size() != kSizes[static_cast<int>(op)]) refuse(name, "a wrong number of arguments");
   const auto need = [&](bool ok, const char* why) {
     if (!ok) refuse(name, why);
@@ -282,6 +283,10 @@ void ChainruleMachine::add_op(const std::string& name, std::vector<std::int64_t>
     case ChainruleOp::embed:
       weight(1, 0, -1, dim);
       need(at[2] == 0 || at[2] == 1, "an unknown kind");
+      break;
+    case ChainruleOp::table:
+      weight(1, 1, -1, 0);
+      need(weights_[at[1]]->matrix.rows % dim == 0, "a table whose columns don't fit");
       break;
     case ChainruleOp::symbol: need(dim == 1, "it makes one column"); break;
     case ChainruleOp::wave: weight(1, 1, dim, 0), weight(2, 1, dim, 0); break;
@@ -367,7 +372,8 @@ void ChainruleMachine::add_op(const std::string& name, std::vector<std::int64_t>
     for (std::size_t i : {1, 2, 3, 8}) {
       need(at[i] < 0 || buffers_[at[i]].root != at[0], "it reads what it writes");
     }
-  } else if (!in_place && at.size() > 1 && op != ChainruleOp::embed && op != ChainruleOp::wave) {
+  } else if (!in_place && at.size() > 1 && op != ChainruleOp::embed && op != ChainruleOp::wave &&
+             op != ChainruleOp::table) {
     need(buffer(1).root != at[0], "it reads what it writes");
   }
   if (head) {
@@ -375,5 +381,9 @@ void ChainruleMachine::add_op(const std::string& name, std::vector<std::int64_t>
              op == ChainruleOp::gate || op == ChainruleOp::backoff,
          "it can't stand in the head");
   }
+  const bool product = op == ChainruleOp::linear || (op == ChainruleOp::cell && at[3] != 3);
+  const bool mixes = op == ChainruleOp::attend || op == ChainruleOp::recent ||
+                     op == ChainruleOp::cell;  // of rows or steps
+  (head ? head_meetings_ : meetings_) += 2 * product + 2 * mixes;
   (head ? head_ : ops_).push_back({op, std::move(at), real});
 }

@@ -14,7 +14,7 @@
 
 enum class ChainruleOp : int {
   embed, symbol, wave, linear, bias, add, mul, norm, activate, gate, rope, attend, cross, cell,
-  recent, backoff
+  recent, backoff, table
 };
 
 struct ChainruleBuffer {
@@ -98,7 +98,8 @@ class ChainruleMachine {
   // Bytes of one block of 16 positions of one head: its keys and its values each.
   std::int64_t block_bytes(const ChainruleLeaf& leaf) const;
   std::int64_t weight_bytes() const;
-  // Bytes of weights times rows below which one thread is quicker than several.
+  // Bytes of weights times rows, from one meeting of the threads to the next, below which one is
+  // quicker than several.
   void set_alone(std::int64_t bytes) { alone_ = bytes; }
   std::mutex& mutex() { return mutex_; }
   // What the sampler needs: what lanes bring, and room for each thread's numbers.
@@ -138,7 +139,8 @@ class ChainruleMachine {
   std::int64_t hidden_, logits_, size_, columns_ = 0, widest_ = 0, most_groups_ = 1;
   std::int64_t most_gates_ = 0;
   std::int64_t bytes_ = 0, head_bytes_ = 0;  // of weights that a symbol is multiplied with
-  std::int64_t alone_ = 16'000'000;
+  std::int64_t meetings_ = 1, head_meetings_ = 1;  // of the threads, a symbol
+  std::int64_t alone_ = 256'000;
   bool narrow_;
   ChainrulePool pool_;
   std::mutex mutex_;

@@ -51,10 +51,11 @@ void ChainruleMachine::check(const ChainruleCall& call) const {
     }
   }
   for (const ChainruleStep& each : ops_) {
-    const bool number = each.op == ChainruleOp::symbol;
-    if (each.op != ChainruleOp::embed && !number) continue;
-    const std::int64_t rows = number ? kSymbols : weights_[each.at[1]]->matrix.rows;
-    const bool position = !number && each.at[2];
+    const bool number = each.op == ChainruleOp::symbol, table = each.op == ChainruleOp::table;
+    if (each.op != ChainruleOp::embed && !number && !table) continue;
+    const std::int64_t rows = number ? kSymbols : weights_[each.at[1]]->matrix.rows /
+                                                      (table ? buffers_[each.at[0]].dim : 1);
+    const bool position = each.op == ChainruleOp::embed && each.at[2];
     if (position && farthest >= rows) throw std::invalid_argument("a position past the last");
     for (std::int64_t i = 0; !position && i < call.rows * call.length; ++i) {
       if (call.symbols[i] < 0 || call.symbols[i] >= rows) {
@@ -127,7 +128,7 @@ void ChainruleMachine::piece(const ChainruleCall& call, std::int64_t first, std:
         for (const ChainruleStep& each : ops_) step(each, thread);
         pool_.barrier();
       },
-      bytes_ * rows_ < alone_);
+      bytes_ * rows_ < alone_ * meetings_);
   for (std::int64_t b = 0; b < call.rows; ++b) {
     const std::int64_t dim = hidden_dim();
     for (std::int64_t t = 0; t < length; ++t) {
@@ -164,7 +165,7 @@ void ChainruleMachine::head(const float* hidden, std::int64_t count, const Chain
             take(first + n, row(logits_, n), thread);
           }
         },
-        head_bytes_ * many < alone_);
+        head_bytes_ * many < alone_ * head_meetings_);
   }
 }
 
@@ -210,6 +211,11 @@ void ChainruleMachine::do_row(const ChainruleStep& each, std::int64_t n, int thr
       const std::int64_t index = at[2] ? call_->positions[b] + first_ + t
                                        : call_->symbols[b * call_->length + first_ + t];
       k.embed(weights_[at[1]]->matrix, index, out);
+      return;
+    }
+    case ChainruleOp::table: {
+      const std::int64_t index = call_->symbols[b * call_->length + first_ + t];
+      std::memcpy(out, vector(1) + index * dim, dim * 4);
       return;
     }
     case ChainruleOp::symbol:
