@@ -129,5 +129,13 @@ def test_an_owner_of_a_single_symbol():
     assert torch.equal(model.predict(state).log_probs(), torch.zeros(2, 1, 1, dtype=torch.float64))  # type: ignore[attr-defined]
 
 
+def test_a_long_chain_takes_no_long_time():
+    sketch = Sketch(4)
+    weight = sketch.vector("one", 4)
+    sketch.ops += [p.Bias("x", "x", weight), p.Embed("x", "table")] * 10_000
+    program = sketch.program("x")
+    assert len(kinds(program)) > 10_000
+
+
 def test_table_is_no_op_of_a_program():
     assert Table.name not in p.OPS

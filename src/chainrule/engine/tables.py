@@ -23,6 +23,7 @@ _ALONE = (
     p.Activate,
     p.Gate,
 )  # of nothing but what they read
+_MOST = 64  # such ops: sets of all that is behind them would grow with the square
 _READS = ("x", "a", "b", "q", "k", "v", "edge")
 _WEIGHTS = ("weight", "bias", "rate", "phase", "contexts", "grams", "values", "backoff")
 
@@ -82,10 +83,10 @@ def _alone(program: p.Program) -> tuple[dict[int, set[int]], set[int]]:
     for i, op in enumerate(program.ops):
         names = [getattr(op, field) for field in _READS if getattr(op, field, None) is not None]
         before = {newest[program.buffers[name].of or name] for name in names}
-        if isinstance(op, _ALONE) and before <= needs.keys():
+        begins = isinstance(op, p.Embed) and op.of == "symbol"
+        goes_on = isinstance(op, _ALONE) and before <= needs.keys()
+        if len(needs) < _MOST and (begins or goes_on):
             needs[i] = {i}.union(*(needs[k] for k in before))
-        elif isinstance(op, p.Embed) and op.of == "symbol":
-            needs[i] = {i}
         else:
             read |= before & needs.keys()
         newest[op.out] = i
