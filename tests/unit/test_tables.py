@@ -81,6 +81,19 @@ def test_not_for_a_large_alphabet_or_a_weight_that_stays():
     assert "table" not in kinds(twice, "int8")  # its weight has a second use
 
 
+def test_not_for_an_embedding_that_the_head_reads_too():
+    sketch = Sketch(16, size=40)
+    sketch.leaves["past"] = p.Leaf("window", 16, 2)
+    sketch.ops.append(p.Recent(sketch.buffer("both", 32), "x", "past"))
+    hidden = sketch.project("y", 16, "both")
+    sketch.buffer("logits", 41)
+    parts = sketch.buffers, sketch.weights, sketch.leaves, tuple(sketch.ops)
+    tied = p.Program(41, 40, *parts, (p.Linear("logits", hidden, "table"),), hidden)
+    assert kinds(tied) == ["embed", "recent", "linear"]
+    free = p.Program(41, 40, *parts, (p.Linear("logits", hidden, sketch.matrix("h", 41, 16)),), "y")
+    assert kinds(free) == ["table", "recent", "linear"]
+
+
 def test_a_buffer_that_is_written_again():
     sketch = Sketch(16, size=12)
     sketch.project("y", 16)
