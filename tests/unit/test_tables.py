@@ -5,6 +5,7 @@ Shapes: B rows, V alphabet size.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from chainrule import native
 from chainrule.core.model import SequenceModel
 from chainrule.core.space import Space
-from chainrule.engine import build
+from chainrule.engine import build, tables
 from chainrule.engine import program as p
 from chainrule.engine.compiled import Compiled
 from chainrule.engine.quantize import DTYPES, DType
@@ -148,6 +149,14 @@ def test_a_long_chain_takes_no_long_time():
     sketch.ops += [p.Bias("x", "x", weight), p.Embed("x", "table")] * 10_000
     program = sketch.program("x")
     assert len(kinds(program)) > 10_000
+
+
+def test_no_op_reads_or_holds_what_tables_do_not_know():
+    others = {"out", "of", "kind", "epsilon", "width", "base", "limit", "heads", "window", "sinks"}
+    others |= {"cache", "memory", "state"}  # leaves
+    known = {*tables._READS, *tables._WEIGHTS, *others}
+    for op in p.OPS.values():
+        assert {field.name for field in fields(op)} <= known, op.name
 
 
 def test_table_is_no_op_of_a_program():

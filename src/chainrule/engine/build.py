@@ -55,9 +55,8 @@ def build(program: p.Program, dtype: DType, threads: int, rows: Rows) -> Any:
     """The native machine of a program."""
     dtypes = held(program, dtype)
 
-    def make(ops: Sequence[p.Op], out: str) -> Tensor:
+    def make(ops: Sequence[p.Op], out: str, symbols: int) -> Tensor:
         machine = Builder(program, dtype, threads, rows, out, {})(ops, ())
-        symbols = min(program.weights[op.weight].shape[0] for op in ops if isinstance(op, p.Embed))
         table = torch.empty(1, symbols, program.buffers[out].dim, dtype=torch.float32)
         x = torch.arange(symbols)[None].numpy()
         machine.run(x, [0], [], [], [], [], [], [], table.numpy(), False)

@@ -1,7 +1,7 @@
 """Lookups instead of products: what depends on a symbol alone is computed once for each of them.
 
 The first layer's share of an RNN's gates, say, is a function of the symbol; for a small alphabet
-its table is no larger than the weights. The machine itself fills it, so that no bit changes.
+its table takes less than twice the weights. The machine itself fills it, so that no bit changes.
 Shapes: V rows of an embedding, D width of a buffer.
 """
 
@@ -14,16 +14,9 @@ from torch import Tensor
 
 from chainrule.engine import program as p
 
-_ALONE = (
-    p.Linear,
-    p.Bias,
-    p.Add,
-    p.Mul,
-    p.Norm,
-    p.Activate,
-    p.Gate,
-)  # of nothing but what they read
-_MOST = 64  # such ops: sets of all that is behind them would grow with the square
+# Functions of nothing but what they read.
+_ALONE = (p.Linear, p.Bias, p.Add, p.Mul, p.Norm, p.Activate, p.Gate)
+_MOST = 64  # ops that are looked at: the sets of those behind them grow with the square
 _READS = ("x", "a", "b", "q", "k", "v", "edge")
 _WEIGHTS = ("weight", "bias", "rate", "phase", "contexts", "grams", "values", "backoff")
 
@@ -45,31 +38,33 @@ def weights_of(ops: Sequence[p.Op]) -> set[str]:
 def tabled(
     program: p.Program,
     size: Callable[[str], int],
-    make: Callable[[Sequence[p.Op], str], Tensor],
+    make: Callable[[Sequence[p.Op], str, int], Tensor],
 ) -> tuple[p.Op, ...]:
     """The program's ops, some of them replaced by tables of less than twice their weights' size.
 
     Args:
         size: bytes of a weight as it would be held.
-        make: given ops and a buffer, what they leave in it for every symbol [V, D].
+        make: given ops, a buffer and V, what they leave in it for every symbol [V, D].
     """
     needs, read = _alone(program)
-    chosen: set[int] = set()
+    chosen: dict[int, int] = {}  # op to V
     for last in sorted(read, reverse=True):
-        stay = _stay(program, needs, read - chosen)
-        without = _stay(program, needs, read - chosen - {last})
+        stay = _stay(program, needs, read - chosen.keys())
+        without = _stay(program, needs, read - chosen.keys() - {last})
         gone = weights_of([program.ops[i] for i in stay]) - weights_of(
             [*(program.ops[i] for i in without), *program.head]
         )
-        rows = min(_rows(program, i) for i in needs[last] if isinstance(program.ops[i], p.Embed))
+        behind = (program.ops[i] for i in needs[last])
+        rows = min(program.weights[e.weight].shape[0] for e in behind if isinstance(e, p.Embed))
         table = 4 * rows * program.buffers[program.ops[last].out].dim
         if table < 2 * sum(size(name) for name in gone):
-            chosen.add(last)
-    kept = _stay(program, needs, read - chosen)
+            chosen[last] = rows
+    kept = _stay(program, needs, read - chosen.keys())
     ops: list[p.Op] = []
     for i, op in enumerate(program.ops):
         if i in chosen:
-            ops.append(Table(op.out, make([program.ops[k] for k in sorted(needs[i])], op.out)))
+            needed = [program.ops[k] for k in sorted(needs[i])]
+            ops.append(Table(op.out, make(needed, op.out, chosen[i])))
         elif i in kept:
             ops.append(op)
     return tuple(ops)
@@ -97,9 +92,3 @@ def _stay(program: p.Program, needs: dict[int, set[int]], read: set[int]) -> set
     """The ops that run where only ``read`` is computed anew."""
     others = set(range(len(program.ops))) - needs.keys()
     return others.union(*(needs[i] for i in read))
-
-
-def _rows(program: p.Program, embed: int) -> int:
-    op = program.ops[embed]
-    assert isinstance(op, p.Embed)
-    return program.weights[op.weight].shape[0]

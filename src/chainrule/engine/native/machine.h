@@ -42,7 +42,7 @@ struct ChainruleWeight {
 
 struct ChainruleStep {
   ChainruleOp op = ChainruleOp::embed;
-  std::vector<std::int64_t> at;  // as Python's engine/backend.py lists them
+  std::vector<std::int64_t> at;  // as Python's engine/build.py lists them
   double real = 0;
 };
 
@@ -117,8 +117,6 @@ class ChainruleMachine {
   void settle();
   void make_room(std::int64_t rows);
   void piece(const ChainruleCall& call, std::int64_t first, std::int64_t length);
-  void head_rows(const float* hidden, std::int64_t count,
-                 const ChainruleTake& take);
   void step(const ChainruleStep& step, int thread);
   void do_linear(const ChainruleStep& step, int thread);
   void do_attend(const ChainruleStep& step, int thread);
