@@ -30,6 +30,7 @@ NAMES = (
     "same_bits",
     "engine_quality",
     "engine_memory",
+    "next_words",
 )
 
 

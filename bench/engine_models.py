@@ -34,6 +34,8 @@ def main(folder: Path) -> None:
     """All of them."""
     makers: dict[str, Callable[[Path], None]] = {"gpt2": gpt2, "lstm": cells, "gru": cells}
     makers |= dict.fromkeys(SMALL, llama)
+    if (folder / "smollm2" / "x.npy").exists():  # what bench.smollm2 has put there
+        makers["smollm2"] = smollm2
     for name, make in makers.items():
         if not (folder / name / "reference.npz").exists():
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -77,6 +79,23 @@ def llama(folder: Path) -> None:
     finish(folder, model, llama_tensors)
 
 
+def smollm2(folder: Path) -> None:
+    """Real weights, which bench.smollm2 has exported: conversions, the reference."""
+    import subprocess
+
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    x = torch.from_numpy(np.load(folder / "x.npy"))
+    known = reference(lambda x: model(x, logits_to_keep=1).logits[:, -1], 0, x)
+    quantised(folder)
+    build = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(folder)]
+    build += ["-o", str(folder / "genai-int4"), "-p", "int4", "-e", "cpu", "-c", str(folder)]
+    subprocess.run(build, check=True, capture_output=True)
+    ctranslate(folder, model)
+    np.savez(folder / "reference.npz", **known, size=model.config.vocab_size)
+
+
 def finish(folder: Path, model: Any, tensors: Callable[[Any], Tensors]) -> None:
     """Weights, both conversions, the reference."""
     model.save_pretrained(folder)
@@ -87,9 +106,11 @@ def finish(folder: Path, model: Any, tensors: Callable[[Any], Tensors]) -> None:
 
 
 @torch.no_grad()
-def reference(logits: Callable[[torch.Tensor], torch.Tensor], begin: int) -> dict[str, Any]:
+def reference(
+    logits: Callable[[torch.Tensor], torch.Tensor], begin: int, x: torch.Tensor | None = None
+) -> dict[str, Any]:
     """Inputs, the logits behind them, and 8 greedy symbols, without any cache."""
-    x = torch.from_numpy(symbols(2, 24, begin))
+    x = torch.from_numpy(symbols(2, 24, begin)) if x is None else x
     known, longer = {"x": x.numpy(), "logits": logits(x).numpy()}, x
     for _ in range(8):
         longer = torch.cat([longer, logits(longer).argmax(-1, keepdim=True)], 1)
@@ -116,7 +137,6 @@ def ctranslate(folder: Path, model: Any) -> None:
 
 def gguf(folder: Path, model: Any, tensors: Callable[[Any], Tensors]) -> None:
     """f32.gguf, and what llama.cpp's own quantiser makes of it."""
-    import llama_cpp
     from gguf import GGUFWriter
 
     kind, config = model.config.model_type, model.config
@@ -142,6 +162,13 @@ def gguf(folder: Path, model: Any, tensors: Callable[[Any], Tensors]) -> None:
     out.write_kv_data_to_file()
     out.write_tensors_to_file()
     out.close()
+    quantised(folder)
+
+
+def quantised(folder: Path) -> None:
+    """What llama.cpp's own quantiser makes of f32.gguf."""
+    import llama_cpp
+
     kinds = {
         "bf16": (llama_cpp.LLAMA_FTYPE_MOSTLY_BF16, False),
         "q8_0": (llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0, False),

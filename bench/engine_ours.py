@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bench.engine_models import CHARACTERS, SMALL, WIDTH
 from bench.engine_worker import STEPS, Symbols
+from chainrule.artifact import load_artifact
 from chainrule.core.decoder import Warp
 from chainrule.core.distributions import Finite
 from chainrule.core.model import SequenceModel
@@ -33,11 +34,17 @@ from chainrule.models.transformer_config import TransformerConfig
 class Ours:
     """The model of FOLDER; x begins with a start symbol, which the model has inside."""
 
+    model: SequenceModel
+
     def __init__(self, folder: Path, kind: str, threads: int) -> None:
         torch.set_num_threads(threads)
+        if (folder / "run").exists():  # a run, as a user has it
+            run = load_artifact(folder / ("run-gguf" if kind == "gguf" else "run"))
+            self.model = run.model if kind == "torch" else run.runner(run.choose("engine", kind))
+            return
         weights = load_file(folder / "model.safetensors")
         make = {"gpt2": gpt2, "lstm": cells, "gru": cells}.get(folder.name, llama)
-        self.model: SequenceModel = make(weights, folder.name).eval().requires_grad_(False)
+        self.model = make(weights, folder.name).eval().requires_grad_(False)
         if kind != "torch":
             from chainrule.engine.backend import Compiled
 

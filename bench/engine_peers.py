@@ -37,10 +37,11 @@ REST = 0.1  # seconds for the last worker's threads to fall asleep
 PATIENCE = 400.0  # seconds for one answer; torch.compile has been seen to hang
 CLOSE = {"f32": 1e-3, "bf16": 0.03, "int8": 0.06, "int8-row": 0.06, "q4": 0.4}  # relative L2
 OURS = tuple(("chainrule", kind) for kind in CLOSE)
+REAL = {"f32": 1e-3, "bf16": 0.1, "int8": 0.2, "int8-row": 0.4, "q4": 0.8}  # of real weights
 BITS = {"f32": 32, "bf16": 16, "int8": 8, "int8-row": 8, "q4": 4}  # of a weight; scales aside
 FORMATS = {"q8_0": "int8", "q4_0": "q4", "q4_0-pure": "q4", "torch": "f32", "plain": "f32"}
 FORMATS |= {"fused": "f32", "plain-int8": "int8", "fused-int8": "int8", "f32-mkl": "f32"}
-FORMATS |= {"int8-avx512": "int8"}
+FORMATS |= {"int8-avx512": "int8", "int4": "q4", "q4_1": "q4", "gguf": "q4"}
 TRANSFORMERS = (  # the peers of transformers
     ("transformers", "f32"),
     ("transformers", "bf16"),
@@ -136,6 +137,7 @@ def compare(
     tasks: dict[str, Task],
     threads: int,
     count: Callable[[Task], int] = lambda task: task.get("batch", 1) * task["length"],
+    close: dict[str, float] = CLOSE,
 ) -> dict[str, Any]:
     """Symbols a second of every contender in every task, and ours over the best of the others."""
     workers: dict[str, Worker] = {}
@@ -151,7 +153,7 @@ def compare(
             print("failed:", error)
             continue
         out["logits"][name] = worker.about
-        if worker.about["error"] > CLOSE[worker.format]:
+        if worker.about["error"] > close[worker.format]:
             out["failed"][name] = f"logits are {worker.about['error']:.2g} off"
             print(f"no contender: {name}, {out['failed'][name]}")
             worker.end()

@@ -8,6 +8,7 @@ Shapes: B rows, T inputs, V alphabet size.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,50 @@ class CTranslate2:
 def names(x: Symbols) -> list[list[str]]:
     """Symbols as CTranslate2's vocabulary has them."""
     return [[str(i) for i in row] for row in x.tolist()]
+
+
+class GenAI:
+    """onnxruntime-genai, on what its own builder made: int4, blocks of 32."""
+
+    def __init__(self, folder: Path, kind: str, threads: int) -> None:
+        import onnxruntime_genai as genai
+
+        self.lib = genai
+        config = genai.Config(str(folder / f"genai-{kind}"))
+        wish = {"intra_op_num_threads": threads, "inter_op_num_threads": 1}
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": wish}}}))
+        self.model = genai.Model(config)
+
+    def open(self, rows: int, length: int) -> Any:
+        """Room for ``length`` inputs in each row."""
+        asked = self.lib.GeneratorParams(self.model)
+        asked.set_search_options(
+            batch_size=rows, max_length=length, min_length=length, do_sample=False
+        )
+        return self.lib.Generator(self.model, asked)
+
+    def logits(self, x: Symbols) -> NDArray[np.float32]:
+        made = self.open(len(x), x.shape[1] + 1)
+        made.append_tokens(x[:, :-STEPS].astype(np.int32))
+        for t in range(x.shape[1] - STEPS, x.shape[1]):
+            made.append_tokens(x[:, t : t + 1].astype(np.int32))
+        return np.array(made.get_logits())[:, -1]
+
+    def decode(self, x: Symbols, length: int) -> Symbols:
+        made = self.open(len(x), x.shape[1] + length)
+        made.append_tokens(x.astype(np.int32))
+        for _ in range(length):
+            made.generate_next_token()
+        found = [made.get_sequence(row)[x.shape[1] :] for row in range(len(x))]
+        return np.array(found, np.int64)
+
+    def prefill(self, x: Symbols) -> Any:
+        made = self.open(len(x), x.shape[1] + 1)
+        made.append_tokens(x.astype(np.int32))
+        return made.get_logits()
+
+    def score(self, x: Symbols) -> Any:
+        raise NotImplementedError("it keeps the last logits only")
 
 
 class LlamaCpp:

@@ -2,10 +2,10 @@
 
 ``python -m bench.engine_worker RUNTIME KIND FOLDER THREADS``, run by bench.engine_peers: the model
 in FOLDER (as bench.engine_models wrote it), in the number format KIND, pinned to THREADS cores.
-The first answer says how far its logits are off the reference: {"error": relative L2, "greedy":
-share of 8 greedy symbols that agree}. Commands: {"task": "decode", "batch": B, "prompt": P,
-"length": n}, {"task": "prefill", "length": n}, {"task": "score", "length": n}; each is answered
-with {"seconds": s}.
+The first answer says how far its logits are off the reference: {"error": relative L2, "kl": nats,
+"greedy": share of 8 greedy symbols that agree}. Commands: {"task": "decode", "batch": B,
+"prompt": P, "length": n}, {"task": "prefill", "length": n}, {"task": "score", "length": n}; each
+is answered with {"seconds": s}.
 A row's inputs are the start symbol and then symbols that are the same for everyone.
 """
 
@@ -30,6 +30,7 @@ RUNTIMES = {
     "compiled": "engine_runtimes.Compiled",
     "ctranslate2": "engine_runtimes.CTranslate2",
     "llama.cpp": "engine_runtimes.LlamaCpp",
+    "genai": "engine_runtimes.GenAI",
     "cells": "engine_cells.Torch",
     "cells compiled": "engine_cells.Compiled",
     "onnxruntime": "engine_cells.OnnxRuntime",
@@ -53,23 +54,31 @@ class Peer(Protocol):
         """Log-probabilities of every symbol but the first."""
 
 
-def symbols(batch: int, length: int, begin: int) -> Symbols:
+def symbols(batch: int, length: int, begin: int, size: int | None = None) -> Symbols:
     """The start symbol and ``length`` others in every row: [B, 1 + length]."""
-    drawn = np.random.default_rng(0).integers(0, begin, (batch, length))
+    drawn = np.random.default_rng(0).integers(0, size or begin, (batch, length))
     return np.concatenate([np.full((batch, 1), begin), drawn], 1)
 
 
-def timed(peer: Peer, begin: int, task: str, length: int, batch: int = 1, prompt: int = 0) -> float:
-    """Seconds."""
+def timed(
+    peer: Peer,
+    ends: tuple[int, int | None],
+    task: str,
+    length: int,
+    batch: int = 1,
+    prompt: int = 0,
+) -> float:
+    """Seconds. ``ends``: the start symbol, and how many there are, where it isn't the last."""
+    begin, size = ends
     if task == "decode":
-        x = symbols(batch, prompt, begin)
+        x = symbols(batch, prompt, begin, size)
         since = time.perf_counter()
         made = peer.decode(x, length)
         seconds = time.perf_counter() - since
         assert made.shape == (batch, length), made.shape
         return seconds
     # As many inputs, start symbol included, as there are symbols to score or next laws to skip.
-    x = symbols(1, length - (task == "prefill"), begin)
+    x = symbols(1, length - (task == "prefill"), begin, size)
     since = time.perf_counter()
     {"prefill": peer.prefill, "score": peer.score}[task](x)
     return time.perf_counter() - since
@@ -85,7 +94,12 @@ def faithful(peer: Peer, folder: Path) -> dict[str, float]:
     # Of random weights, a greedy text that begins alike says that the loop and its cache are right.
     greedy = getattr(peer, "greedy", peer.decode)  # ours draws when it is timed
     made = greedy(known["x"], known["greedy"].shape[1])
-    return {"error": float(error), "greedy": float((made == known["greedy"]).mean())}
+    p, q = (v - np.log(np.exp(v).sum(1, keepdims=True)) for v in (wanted, found))
+    return {
+        "error": float(error),
+        "kl": float((np.exp(p) * (p - q)).sum(1).mean()),
+        "greedy": float((made == known["greedy"]).mean()),
+    }
 
 
 def main() -> None:
@@ -96,10 +110,11 @@ def main() -> None:
         os.dup2(2, 1)  # what libraries print is not an answer
         module, name = RUNTIMES[runtime].split(".")
         peer = getattr(importlib.import_module(f"bench.{module}"), name)(folder, kind, threads)
-        begin = int(np.load(folder / "reference.npz")["x"][0, 0])
+        known = np.load(folder / "reference.npz")
+        ends = int(known["x"][0, 0]), int(known["size"]) if "size" in known else None
         print(json.dumps(faithful(peer, folder)), file=out)
         for line in sys.stdin:
-            print(json.dumps({"seconds": timed(peer, begin, **json.loads(line))}), file=out)
+            print(json.dumps({"seconds": timed(peer, ends, **json.loads(line))}), file=out)
         out.flush()
         os._exit(0)  # CTranslate2 has been seen to hang where it is taken down
 

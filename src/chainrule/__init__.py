@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from chainrule.verbs.api import demo as demo
     from chainrule.verbs.api import ensemble as ensemble
     from chainrule.verbs.api import evaluate as evaluate
+    from chainrule.verbs.api import export as export
     from chainrule.verbs.api import fit as fit
     from chainrule.verbs.api import generate as generate
+    from chainrule.verbs.api import import_gguf as import_gguf
+    from chainrule.verbs.api import import_hf as import_hf
     from chainrule.verbs.api import infill as infill
     from chainrule.verbs.api import inspect as inspect
     from chainrule.verbs.api import mbr as mbr
+    from chainrule.verbs.api import merge as merge
     from chainrule.verbs.api import next as next
     from chainrule.verbs.api import quantize as quantize
     from chainrule.verbs.api import score as score
@@ -45,6 +49,10 @@ _HOME = {
     "bench": "api",
     "quantize": "api",
     "inspect": "api",
+    "merge": "api",
+    "import_hf": "api",
+    "import_gguf": "api",
+    "export": "api",
     "demo": "api",
     "doctor": "doctor",
     "load": "fitted",
@@ -64,12 +72,16 @@ __all__ = [
     "doctor",
     "ensemble",
     "evaluate",
+    "export",
     "fit",
     "generate",
+    "import_gguf",
+    "import_hf",
     "infill",
     "inspect",
     "load",
     "mbr",
+    "merge",
     "next",
     "quantize",
     "score",

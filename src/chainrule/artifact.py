@@ -6,18 +6,19 @@ A folder: config.json, model.safetensors, the codec's files, metrics.jsonl, READ
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from chainrule import registry
 from chainrule.codecs.text import TextCodec
 from chainrule.core.config import from_dict, to_dict
 from chainrule.core.model import SequenceModel
+from chainrule.core.outline import on_meta as on_meta
+from chainrule.core.outline import unfilled as unfilled
 from chainrule.engine.backend import Choice, Compiled, choose
 from chainrule.engine.build import Rows, held
 from chainrule.engine.program import Program, Weight
@@ -31,8 +32,10 @@ from chainrule.files import (
     write_json,
     write_tensors,
 )
+from chainrule.formats.adapter import Merged, Reference, find_base, matrices, read_adapter
+from chainrule.nn.lora import LoRA
 
-FORMAT = 2  # a run whose weights are quantised; without, it is 1
+QUANTISED, FORMAT = 2, 3  # of quantised weights, and of an adapter; of all else 1
 
 
 @dataclass(eq=False)
@@ -53,7 +56,7 @@ class Artifact:
     path: Path | None = None
     choices: dict[Any, Any] = field(default_factory=dict)  # what strategy auto has measured
     stored: Stored | None = None
-    engines: dict[tuple[DType, int], Compiled] = field(default_factory=dict)
+    engines: dict[tuple[DType, int, str], Compiled] = field(default_factory=dict)
 
     @property
     def model(self) -> SequenceModel:
@@ -68,6 +71,32 @@ class Artifact:
     def model(self, model: SequenceModel) -> None:
         self.outline, self.stored = model, None
         self.engines.clear()
+
+    @property
+    def merged(self) -> Merged | None:
+        """An adapter and the run that it is for; None: this is a whole run."""
+        held = None if self.stored is None else self.stored.file
+        return held if isinstance(held, Merged) else None
+
+    @property
+    def base(self) -> Artifact:
+        """The run that this is an adapter for; itself, where it is none."""
+        return self if self.merged is None else self.merged.base
+
+    def adapted(self, lora: LoRA) -> Artifact:
+        """The same run with an adapter: it shares the tensors, which stay as they are."""
+        outline = unfilled(type(self.outline), self.outline.config)
+        fresh: dict[str, Any] = {"choices": {}, "engines": {}, "results": {}}
+        return replace(self, outline=outline, stored=Stored(Merged(self.base, lora)), **fresh)
+
+    def learned(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take in what was trained: the weights of the model, or of the adapter."""
+        if self.merged is None:
+            self.model.load_state_dict(tensors)
+        else:
+            self.merged.lora.load_state_dict(tensors)
+            self.outline = unfilled(type(self.outline), self.outline.config)
+            self.engines.clear()
 
     @property
     def precision(self) -> DType | None:
@@ -86,7 +115,7 @@ class Artifact:
         """The model that ``choice`` means; compiled once, with the weights of that moment."""
         if choice.backend == "torch":
             return self.model
-        key = choice.dtype, torch.get_num_threads()
+        key = choice.dtype, torch.get_num_threads(), choice.cache
         if key not in self.engines:
             program: Any = self.outline.lower()
             if any(leaf.kind == "fixed" for leaf in program.leaves.values()):
@@ -94,7 +123,7 @@ class Artifact:
             rows: Rows | None = None  # those in memory
             if self.stored is not None and (self.precision or on_meta(self.outline)):
                 rows = self.stored.rows
-            self.engines[key] = Compiled(self.outline, *key, rows)
+            self.engines[key] = Compiled(self.outline, *key[:2], rows, choice.cache)
         return self.engines[key]
 
     @property
@@ -115,12 +144,17 @@ class Artifact:
             "results": self.results,
             "baseline": None if self.baseline is None else to_dict(self.baseline.config),
         }
+        if self.merged is not None:
+            config |= {"format": FORMAT, "adapter": to_dict(self.merged.reference(folder))}
         write_json(folder / "config.json", config)
         self.path = folder
 
     def save_weights(self, folder: Path) -> None:
-        """Write model.safetensors."""
-        write_tensors(folder / "model.safetensors", self.model.state_dict(), {"format": "pt"})
+        """Write model.safetensors, or adapter.safetensors."""
+        if self.merged is not None:
+            self.merged.write(folder)
+        else:
+            write_tensors(folder / "model.safetensors", self.model.state_dict(), {"format": "pt"})
 
     def save_baseline(self, folder: Path) -> None:
         """Write ngram.safetensors, where there is a baseline."""
@@ -136,7 +170,7 @@ class Stored:
     ``engine.quantize``); where it is looked up, or kept wider, it is NAME in bf16.
     """
 
-    file: TensorFile
+    file: TensorFile | Merged
     dtype: DType | None = None
 
     def rows(self, weight: Weight, first: int, count: int, dtype: DType) -> Tensor | Narrow:
@@ -152,6 +186,8 @@ class Stored:
 
     def model(self, cls: type[SequenceModel], config: Any) -> SequenceModel:
         """The model in torch, what was quantised made wide again."""
+        if isinstance(self.file, Merged):
+            return self.file.model(cls, config)
         model: SequenceModel = cls(config)
         tensors, path = read_tensors(self.file.path)[0], self.file.path
         if self.dtype is not None:
@@ -175,10 +211,14 @@ def kept_as(program: Program, dtype: DType) -> dict[str, set[DType]]:
     return found
 
 
-def load_artifact(folder: str | Path) -> Artifact:
+def load_artifact(folder: str | Path, base: str | Path | Artifact | None = None) -> Artifact:
     """Read a fitted artifact; every size is checked before anything is allocated.
 
     The weights are read when they are asked for.
+
+    Args:
+        base: the run that an adapter is for; None: the one that it names. One that is loaded
+            already is shared.
 
     Raises:
         ValueError: not a fitted artifact, a newer format, or files that contradict each other.
@@ -186,6 +226,10 @@ def load_artifact(folder: str | Path) -> Artifact:
     folder = Path(folder)
     config = read_config(folder)
     where = f"{folder / 'config.json'}"
+    if config["adapter"] is not None:
+        return load_adapter(folder, config, base)
+    if base is not None:
+        raise ValueError(f"{folder} is a whole run and no adapter: it needs no base")
     model_data = dict(config["model"])
     cls = _named(registry.MODELS, model_data, f"{where}: model")
     weights = folder / "model.safetensors"
@@ -195,13 +239,47 @@ def load_artifact(folder: str | Path) -> Artifact:
         cls, model_data, weights, f"{where}: model", _precision(config, where)
     )
     codec = _codec(folder, config, outline)
-    baseline = None
-    if config["baseline"] is not None:
-        tables, name = folder / "ngram.safetensors", f"{where}: baseline"
-        ngram, at = _outlined(registry.MODELS["ngram"], config["baseline"], tables, name)
-        baseline = at.model(type(ngram), ngram.config)
+    baseline = _baseline(folder, config, where)
     recipe, results = dict(config["recipe"]), dict(config["results"])
     return Artifact(outline, codec, recipe, results, baseline, folder, stored=stored)
+
+
+def load_adapter(
+    folder: Path,
+    config: dict[str, Any],
+    base: str | Path | Artifact | None = None,
+    fresh: bool = False,
+) -> Artifact:
+    """A run with an adapter; ``fresh``: with that adapter as it was before it was trained.
+
+    Raises:
+        ValueError: an adapter for another base, or files that contradict each other.
+    """
+    where = f"{folder / 'config.json'}"
+    told = from_dict(Reference, config["adapter"], f"{where}: adapter")
+    if isinstance(base, Artifact):
+        below = base.base
+        find_base(folder, told, below.path or Path())
+    else:
+        below = load_artifact(find_base(folder, told, None if base is None else Path(base)))
+    outline = below.outline
+    if {"kind": below.kind, **to_dict(outline.config)} != config["model"]:
+        raise ValueError(f"{where}: model: not that of {below.path}, which it adapts")
+    lora = read_adapter(folder, matrices(below), told, fresh=fresh)
+    found = below.adapted(lora)
+    recipe, results = dict(config["recipe"]), dict(config["results"])
+    codec, baseline = _codec(folder, config, outline), _baseline(folder, config, where)
+    return replace(
+        found, codec=codec, recipe=recipe, results=results, baseline=baseline, path=folder
+    )
+
+
+def _baseline(folder: Path, config: dict[str, Any], where: str) -> SequenceModel | None:
+    if config["baseline"] is None:
+        return None
+    tables, name = folder / "ngram.safetensors", f"{where}: baseline"
+    ngram, at = _outlined(registry.MODELS["ngram"], config["baseline"], tables, name)
+    return at.model(type(ngram), ngram.config)
 
 
 def _precision(config: dict[str, Any], where: str) -> DType | None:
@@ -241,8 +319,7 @@ def _outlined(
 ) -> tuple[SequenceModel, Stored]:
     """A model on the meta device, and its weights, whose shapes are the model's."""
     config = from_dict(cls.Config, data, where)  # type: ignore[attr-defined]
-    with torch.device("meta"), _Unfilled():
-        outline: SequenceModel = cls(config).eval()
+    outline = unfilled(cls, config)
     expected = {k: tuple(v.shape) for k, v in outline.state_dict().items()}
     types: dict[str, torch.dtype] = {}
     if dtype is not None:
@@ -253,18 +330,6 @@ def _outlined(
         if file.types[name] != kind:
             raise ValueError(f"{path}: tensor {name!r} is {file.types[name]}, not {kind}")
     return outline, Stored(file, dtype)
-
-
-class _Unfilled(TorchFunctionMode):
-    """No random numbers where there is no memory for them.
-
-    Else torch would import its compiler to draw none: 1.5 seconds and 80 megabytes.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") == "normal_":
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
 
 
 def _narrowed(
@@ -290,11 +355,6 @@ def _narrowed(
     return types
 
 
-def on_meta(model: SequenceModel) -> bool:
-    """Whether it has shapes and no values."""
-    return any(t.is_meta for t in (*model.parameters(), *model.buffers()))
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json, checked for its outline.
 
@@ -313,17 +373,18 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder} has format {config['format']}, this chainrule reads {FORMAT}: upgrade it"
         )
-    known = {"format", "model", "codec", "recipe", "results", "baseline", "precision"}
+    known = {"format", "model", "codec", "recipe", "results", "baseline", "precision", "adapter"}
     for key in config:
         if key not in known:
             raise ValueError(f"{path}: unknown key {key!r}; known: {', '.join(sorted(known))}")
     for key in sorted(known - {"format"}):
         if not isinstance(config.get(key), dict) and not (
-            key in ("baseline", "precision") and not config.get(key)
+            key in ("baseline", "precision", "adapter") and not config.get(key)
         ):
             raise ValueError(f"{path}: {key!r} must be an object")
     config.setdefault("baseline", None)
     config.setdefault("precision", None)
+    config.setdefault("adapter", None)
     return config
 
 

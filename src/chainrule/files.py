@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,29 @@ def replacing(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder beside the target, which takes its name when the block ends well.
+
+    Raises:
+        ValueError: the target exists.
+        OSError: it can't be written; nothing is left behind.
+    """
+    if target.exists():
+        raise ValueError(f"{target} exists: choose another -o")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent))
+    try:
+        yield aside
+        umask = os.umask(0)
+        os.umask(umask)
+        aside.chmod(0o777 & ~umask)
+        aside.rename(target)
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def remove_partial(folder: Path) -> None:
     """Remove what writers left behind that were killed. For who holds the folder's lock."""
     for aside in folder.glob(f".*{_PARTIAL}"):
@@ -60,6 +84,12 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -105,6 +135,39 @@ def write_tensors(
         size = sum(v.numel() * v.element_size() for v in plain.values())
         reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
         raise OSError(f"{path}: its {size:,} bytes could not be written ({reason})") from None
+
+
+def stream_tensors(
+    path: Path,
+    outline: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    make: Callable[[str], Tensor],
+) -> None:
+    """Replace a safetensors file whole, one tensor in memory at a time.
+
+    Args:
+        outline: the type and shape of every tensor. make: a tensor by its name.
+
+    Raises:
+        OSError: it can't be written; the old file is untouched.
+    """
+    names = {kind: name for name, kind in _TYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, (kind, shape) in outline.items():
+        begin, end = end, end + math.prod(shape) * kind.itemsize
+        header[name] = {"dtype": names[kind], "shape": shape, "data_offsets": [begin, end]}
+    data = json.dumps(header, separators=(",", ":")).encode()
+    data += b" " * (-len(data) % 8)
+    try:
+        with replacing(path) as beside, beside.open("wb") as file:
+            file.write(len(data).to_bytes(8, "little") + data)
+            for name, (kind, shape) in outline.items():
+                t = make(name).detach().cpu().contiguous()
+                assert (t.dtype, tuple(t.shape)) == (kind, shape), name
+                file.write(t.reshape(-1).view(torch.uint8).numpy().data)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(f"{path}: its {end:,} bytes could not be written ({reason})") from None
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -199,6 +262,11 @@ def _opened(path: Path) -> Iterator[Any]:
         raise ValueError(f"{path}: truncated, or not a safetensors file")
     try:
         with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                shape = file.get_slice(name).get_shape()
+                # Beside a 0 any number passes for the format, but not for torch.
+                if math.prod(max(n, 1) for n in shape) >= 2**48:
+                    raise ValueError(f"{path}: tensor {name!r} is {shape}, which can't be")
             yield file
     except SafetensorError as error:
         raise ValueError(f"{path}: truncated, or not a safetensors file ({error})") from None

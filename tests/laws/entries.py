@@ -24,6 +24,7 @@ from chainrule.models.constraints import constrained
 from chainrule.models.mixing import Ensemble, Guided
 from chainrule.models.transformer import Transformer, TransformerConfig
 from chainrule.models.wrappers import Penalties
+from chainrule.nn.rope import Scaling
 from chainrule.registry import MODELS, RECIPES
 from tests.models.conv import DilatedConv
 from tests.models.gaussian import VectorAR
@@ -118,6 +119,20 @@ def _transformer(**shape: Any) -> SequenceModel:
     return Transformer(TransformerConfig(space, dim=16, num_layers=2, hidden=24, **shape))
 
 
+def _foreign() -> SequenceModel:
+    """All that other people's transformers have and ours don't."""
+    return _transformer(
+        num_kv_heads=2,
+        head_dim=6,
+        context=5,
+        sinks=1,
+        qkv_bias=True,
+        qk_norm=True,
+        rope=Scaling("yarn", 4.0, 16),
+        begin=1,
+    )
+
+
 def _recipe(name: str) -> SequenceModel:
     config = RECIPES[name](Space("finite", SIZE), "tiny")
     model = next(m for m in MODELS.values() if getattr(m, "Config", None) is type(config))(config)
@@ -166,18 +181,20 @@ TEST_ONLY = [
     Entry("counts", CountAR),
     Entry("sliding", partial(_transformer, num_kv_heads=2, context=3, sinks=1)),
     Entry("no-sinks", partial(_transformer, context=4, sinks=0)),
+    Entry("foreign", _foreign),
     Entry("blanks", partial(_transformer, context=64, masked=True, ahead=2)),
     Entry("blank-blocks", partial(_transformer, layout="gpt2", context=12, sinks=0, masked=True)),
     Entry("blocks", partial(_transformer, layout="gpt2", context=3, sinks=0, tied=True)),
 ]
 LISTED = TEST_ONLY + [Entry(name, partial(_recipe, name), registered=True) for name in RECIPES]
 # Every kind of state that a Program has; law 14 holds for all that lower.
-TWINS = ("seq2seq", "sliding", "blocks", "lstm")
+TWINS = ("seq2seq", "sliding", "foreign", "blocks", "lstm")
 # Everything that lowers; every dtype with attention, with recurrence and with memory.
 COMPILED: dict[str, DType] = {
     "seq2seq": "int8",
     "sliding": "q4",
     "no-sinks": "int8",
+    "foreign": "f32",
     "blanks": "bf16",
     "blank-blocks": "q4",
     "blocks": "f32",

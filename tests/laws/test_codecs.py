@@ -13,16 +13,30 @@ from hypothesis import strategies as st
 
 from chainrule.codecs.text import TextCodec
 from chainrule.registry import CODECS
+from tests.models.tokenizers import ENDS
+from tests.models.tokenizers import codec as foreign
 
 CORPUS = [
     "Alice was beginning to get very tired of sitting by her sister on the bank,\n",
     "and of having nothing to do: 1865, 'naïve café', 日本語, 👩‍👩‍👧 and \u0301 alone.\n" * 3,
 ]
-WILD = ["", "a", " ", "\n\n", "Zebra 7 ñ 👍🏽", "café Alice  tired\t", "日本語" * 40, *CORPUS]
+WILD = [
+    "",
+    "a",
+    " ",
+    "\n\n",
+    "Zebra 7 ñ 👍🏽",
+    "café Alice  tired\t",
+    "日本語" * 40,
+    "a\u2581 b\x04",
+    *CORPUS,
+]
 
 
-@pytest.fixture(params=CODECS, scope="module")
+@pytest.fixture(params=[*CODECS, *ENDS], scope="module")
 def codec(request: pytest.FixtureRequest) -> TextCodec:
+    if request.param in ENDS:  # tokenizers of other models
+        return foreign(request.param)
     cls = CODECS[request.param]
     assert issubclass(cls, TextCodec)
     return cls.fit([*CORPUS, "".join(map(chr, range(32, 400))), *WILD])

@@ -94,6 +94,27 @@ def test_14_program_is_json(entry: Entry):
 
 
 @pytest.mark.skipif(not native_available(), reason="installed without a compiler")
+@pytest.mark.parametrize("name", COMPILED)
+def test_14_int8_keys_and_values_are_torch(name: str):
+    """As the reference rounds them, and beside those that were not rounded."""
+    entry = next(e for e in LISTED if e.name == name)
+    model, program = lowered(entry)
+    if not any(leaf.kind == "cache" for leaf in program.leaves.values()):
+        pytest.skip("it has no keys and values")
+    x, cond = symbols(model.space, 4, 30, dice(4)), entry.cond(4, dice(3))
+    engine = Compiled(model, "f32", 1, cache="int8")
+    with torch.no_grad():
+        wanted = signature(model(x, cond), model.space)
+        rounded = Reference(model, program, dtype=torch.float64, cache="int8")(x, cond)
+        told = signature(rounded, model.space)
+        got = signature(engine(x, cond), model.space)
+    assert (
+        float((got - told).norm() / told.norm()) <= BFLOAT16
+    )  # a number between two integers may go either way
+    assert 0 < float((got - wanted).norm() / wanted.norm()) <= INT8
+
+
+@pytest.mark.skipif(not native_available(), reason="installed without a compiler")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", COMPILED)
 def test_14_compiled_is_torch(name: str, dtype: DType):

@@ -17,7 +17,7 @@ from chainrule.core.state import Fixed, State
 from chainrule.engine import program as p
 from chainrule.engine.build import held
 from chainrule.engine.compiled import Compiled
-from chainrule.engine.quantize import DType, narrow
+from chainrule.engine.quantize import Cache, DType, narrow
 from chainrule.engine.reference import Reference
 
 SYMBOLS = 37
@@ -99,7 +99,9 @@ class Sketch:
         parts = self.buffers, self.weights, self.leaves, tuple(self.ops), (head,)
         return p.Program(self.size, self.size, *parts, hidden)
 
-    def pair(self, hidden: str, dtype: DType, threads: int = 1) -> tuple[Compiled, Reference]:
+    def pair(
+        self, hidden: str, dtype: DType, threads: int = 1, cache: Cache = "auto"
+    ) -> tuple[Compiled, Reference]:
         """Compiled, and torch in float64 with the weights that the engine holds."""
         program = self.program(hidden)
         owner = Owner(program, self.tensors)
@@ -108,4 +110,5 @@ class Sketch:
             name: narrow(t, kinds[name]).wide() if name in kinds else t
             for name, t in self.tensors.items()
         }
-        return Compiled(owner, dtype, threads), Reference(owner, program, wide, torch.float64)
+        oracle = Reference(owner, program, wide, torch.float64, cache)
+        return Compiled(owner, dtype, threads, cache=cache), oracle

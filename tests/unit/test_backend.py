@@ -94,9 +94,30 @@ def test_without_the_native_part(monkeypatch):
 
 
 def test_names_that_are_not_there():
-    for wrong in ({"backend": "gpu"}, {"dtype": "fp8"}, {"backend": "torch", "dtype": "int8"}):
+    for wrong in (
+        {"backend": "gpu"}, {"dtype": "fp8"}, {"backend": "torch", "dtype": "int8"},
+        {"cache": "bf16"}, {"backend": "torch", "cache": "int8"},
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=r"not one of|needs --backend engine"):
             choose(made(), **wrong)
+
+
+@native
+def test_int8_keys_and_values_are_chosen_beside_the_dtype():
+    model = made("transformer")
+    assert str(choose(model, cache="int8")) == "engine bf16, int8 cache"
+    assert str(choose(model, dtype="q4", cache="int8")) == "engine q4, int8 cache"
+    assert str(choose(model, draws=False, cache="int8")) == "engine f32, int8 cache"
+    assert choose(model, cache="auto") == choose(model)
+    with pytest.raises(ValueError, match="cache int8 can't be: RNN has no keys and values"):
+        choose(made(), cache="int8")
+    with pytest.raises(ValueError, match="cache int8 can't be: strategy block"):
+        choose(model, cache="int8", strategy="block")
+    with pytest.raises(ValueError, match="stored as q4"):
+        choose(model, stored="q4", dtype="f32", cache="int8")
+    artifact = Artifact(model, CODEC)
+    one, other = (artifact.runner(artifact.choose(cache=c)) for c in ("auto", "int8"))
+    assert one is not other and artifact.runner(artifact.choose(cache="int8")) is other
 
 
 @native

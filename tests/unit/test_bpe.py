@@ -102,7 +102,7 @@ def test_an_end_token_is_added_where_there_is_none():
 @pytest.mark.parametrize(
     "change",
     [
-        setting(normalizer={"type": "NFC"}),
+        setting(normalizer={"type": "NFKC"}),
         lambda d: d["pre_tokenizer"].update(add_prefix_space=True),
     ],
 )

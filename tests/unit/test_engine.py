@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -127,13 +128,24 @@ def test_rope(width: int, heads: int, limit: int):
     far(sketch, "y")
 
 
-def test_rope_has_a_table_for_every_base():
-    sketch = Sketch(12)
-    for i, (width, base) in enumerate([(4, 10.0), (4, 1e6), (12, 10.0)]):
-        sketch.ops.append(
-            p.Rope(sketch.buffer(f"y{i}", 12), f"y{i - 1}" if i else "x", width, base)
-        )
-    far(sketch, "y2")
+def test_rope_has_a_table_for_every_base_and_scale():
+    sketch, given = Sketch(12), (0.3, 1e-9)
+    for i, (width, base, rates, scale) in enumerate(
+        [(4, 10.0, (), 1.0), (4, 1e6, (), 1.0), (12, 10.0, (), 1.0), (4, 10.0, given, 1.0),
+         (4, 10.0, given, 1.2), (4, 10.0, (), 0.7)]
+    ):  # fmt: skip
+        out, x = sketch.buffer(f"y{i}", 12), f"y{i - 1}" if i else "x"
+        sketch.ops.append(p.Rope(out, x, width, base, 8192 * (i % 2), rates, scale))
+    far(sketch, "y5")
+
+
+def test_rope_of_given_rates_is_that_of_their_base():
+    models = []
+    for rates in ((), tuple(float(r) for r in 1e4 ** (-np.arange(0, 34, 2) / 34))):
+        sketch = Sketch(68)
+        sketch.ops.append(p.Rope(sketch.buffer("y", 68), "x", 34, 1e4, 0, rates))
+        models.append(sketch.pair("y", "f32")[0])
+    assert torch.equal(*(m.run(symbols(2, 9), [0, 8190], {}, {}, {})[0] for m in models))
 
 
 # ---- from each position to the same ----
@@ -167,6 +179,26 @@ def test_norm(kind: Any, dim: int):
             assert not got.any()  # no width, no variance
         else:
             assert apart(got, wanted) <= FLOAT32
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+@pytest.mark.parametrize(("width", "heads"), [(2, 3), (17, 1), (40, 2), (64, 3)])
+def test_norm_of_heads(width: int, heads: int, kind: Any, dtype: DType):
+    """Each by itself, of the columns of another buffer too; one head is the whole."""
+    for bias in (True, False):
+        sketch = Sketch(20, scale=3)
+        sketch.project("wide", 2 * width * heads + 1)
+        sketch.buffer("z", width * heads, "wide", width * heads + 1)
+        more = sketch.vector("b", width) if bias else None
+        out, weight = sketch.buffer("y", width * heads), sketch.vector("v", width)
+        sketch.ops.append(p.Norm(out, "z", weight, more, kind, width=width))
+        got, wanted = hidden(sketch.pair("y", dtype), 3, 5)
+        assert apart(got, wanted) <= ROUNDED[dtype]
+        if heads == 1:
+            sketch.ops[-1] = p.Norm(out, "z", weight, more, kind)
+            sketch.buffers.pop("logits")
+            assert torch.equal(hidden(sketch.pair("y", dtype), 3, 5)[0], got)
 
 
 GRID = 10  # activations are looked at from -GRID to GRID

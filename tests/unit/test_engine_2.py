@@ -22,7 +22,7 @@ from chainrule.decoding.strategy import Target
 from chainrule.decoding.verify import Ancestral
 from chainrule.decoding.warps import Warps
 from chainrule.engine.compiled import Compiled
-from chainrule.engine.quantize import DTYPES, DType
+from chainrule.engine.quantize import DTYPES, Cache
 from chainrule.models.rnn import RNN, RNNConfig
 from chainrule.models.transformer import Transformer, TransformerConfig
 
@@ -69,10 +69,13 @@ def torch_model(name: str, eos: int | None = None) -> SequenceModel:
 
 
 MODELS = ("lstm", "sliding", "blocks")
+CHOICES = (*DTYPES, "int8 cache")
 
 
-def engine(name: str, dtype: DType, threads: int = 1, eos: int | None = None) -> Compiled:
-    model = Compiled(torch_model(name, eos), dtype, threads)
+def engine(name: str, choice: str, threads: int = 1, eos: int | None = None) -> Compiled:
+    dtype: Any = "bf16" if choice == "int8 cache" else choice
+    kept: Cache = "int8" if choice == "int8 cache" else "auto"
+    model = Compiled(torch_model(name, eos), dtype, threads, cache=kept)
     model._machine.set_alone(0)  # so little work is shared in tests only
     return model
 
@@ -92,17 +95,17 @@ def scores(model: Compiled, x: Tensor, lengths: list[int]) -> Tensor:
     return torch.cat(parts, 1)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("name", MODELS)
-def test_any_batch_chunk_and_threads(name: str, dtype: DType):
-    x, model = symbols(13, 70), engine(name, dtype)
+def test_any_batch_chunk_and_threads(name: str, choice: str):
+    x, model = symbols(13, 70), engine(name, choice)
     wanted = scores(model, x, [70])
     assert torch.isfinite(wanted).all()
     for lengths in ([1], [7, 1, 30, 2], [64]):
         assert torch.equal(scores(model, x[:3], lengths), wanted[:3])
     for rows in (slice(3, 4), slice(2, 11)):
         assert torch.equal(scores(model, x[rows], [70]), wanted[rows])
-    two = engine(name, dtype, threads=2)
+    two = engine(name, choice, threads=2)
     assert torch.equal(scores(two, x, [70]), wanted)
     assert torch.equal(scores(two, x, [5]), wanted)
 
@@ -156,16 +159,16 @@ def compare(model: Compiled, state: State, last: Tensor, n: int, names: list[int
     return rolled
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("name", MODELS)
-def test_rollout_is_steps(name: str, dtype: DType):
+def test_rollout_is_steps(name: str, choice: str):
     """Every row with warps of its own, from the start, behind a prompt, and on and on."""
-    model, names = engine(name, dtype), [0, 1, 2, 3, 4]
+    model, names = engine(name, choice), [0, 1, 2, 3, 4]
     state, last = model.start(ROWS), symbols(ROWS, 1)
     for n in (1, 12, 40):
         rolled = compare(model, state, last, n, names)
         state, last = rolled.state, rolled.symbols[:, -1:]
-    two = engine(name, dtype, threads=2)
+    two = engine(name, choice, threads=2)
     behind = [m.extend(m.start(ROWS), symbols(ROWS, 30)) for m in (model, two)]
     noise = Noise.seeded(3, names)
     one, other = (

@@ -21,7 +21,7 @@ from chainrule.core.noise import Noise
 from chainrule.decoding.warps import Warps
 from chainrule.engine.compiled import Compiled
 from chainrule.engine.program import Program
-from chainrule.engine.quantize import DTYPES
+from chainrule.engine.quantize import CACHES, DTYPES
 from tests.models.programs import Owner
 from tests.unit import test_engine_input as given
 from tests.unit.test_program import disturb, every_op, small
@@ -129,7 +129,7 @@ def build(dice: random.Random) -> Any:
 def fuzz_arguments(seed: int) -> int:
     """How many of the calls were done."""
     dice, done = random.Random(seed), 0
-    first = (given.BUFFERS, given.LEAVES, 9, 10, 5, False, 1)
+    first = (given.BUFFERS, given.LEAVES, 9, 10, 5, 0, 1)
     refused_or_done(
         _native.ChainruleMachine, *disturbed([*first[:6], dice.choice((0, 1, 2))], dice)
     )
@@ -180,7 +180,8 @@ def run(program: Program, dice: random.Random) -> bool:
     """Two rows through a few calls, rewound, chosen, and drawn from; False if not built."""
     try:
         owner = Owner(program, tensors(program, dice), eos=dice.choice((None, program.size - 1)))
-        model = Compiled(owner, dice.choice(DTYPES), dice.choice((1, 1, 2)))
+        dtype, threads = dice.choice(DTYPES), dice.choice((1, 1, 2))
+        model = Compiled(owner, dtype, threads, cache=dice.choice(CACHES))
     except ValueError:
         return False
     state = model.start(2)

@@ -22,8 +22,8 @@ LEAVES = [[1, 2, 2], [2, 8, 1], [0, 8, 1], [0, 1, 3]]
 ROWS, LENGTH, STORED, CAPACITY = 2, 3, 4, 2
 OPS = [
     ("embed", [0, 0, 0], 0.0), ("embed", [1, 1, 1], 0.0), ("add", [0, 0, 1], 0.0),
-    ("wave", [1, 4, 4], 0.0), ("mul", [0, 0, 1], 0.0), ("norm", [1, 0, 4, 4, 0], 1e-5),
-    ("linear", [5, 1, 2, 6], 0.0), ("rope", [9, 6, 2, 5], 10.0),
+    ("wave", [1, 4, 4], 0.0), ("mul", [0, 0, 1], 0.0), ("norm", [1, 0, 4, 4, 0, 4], 1e-5),
+    ("linear", [5, 1, 2, 6], 0.0), ("rope", [9, 6, 2, 5, 9], 1.0),
     ("attend", [1, 6, 7, 8, 0, 2, 3, 1, 9], 0.0), ("cross", [9, 1, 1, 2], 0.0),
     ("gate", [0, 5, 3], 0.0), ("activate", [0, 0, 1], 0.0), ("linear", [11, 0, 3, 7], 0.0),
     ("cell", [1, 11, 2, 1, 3, 7], 0.0), ("symbol", [3], 0.0), ("recent", [4, 3, 3], 0.0),
@@ -33,7 +33,7 @@ OPS = [
 
 def machine() -> Any:
     """Every op that needs no tables, unfinished: without ops."""
-    m = _native.ChainruleMachine(BUFFERS, LEAVES, 9, 10, 5, False, 1)
+    m = _native.ChainruleMachine(BUFFERS, LEAVES, 9, 10, 5, 0, 1)
     shapes = [(6, 4), (40, 4), (8, 4), (16, 4)]
     for rows, columns in shapes:
         index = m.add_matrix(0, rows, columns, 0)
@@ -41,6 +41,7 @@ def machine() -> Any:
     for size in (4, 5, 8, 16):
         m.add_vector(np.full(size, 0.1, np.float32))
     m.add_matrix(0, 5, 4, 0)
+    m.add_reals(np.ones(1))
     return m
 
 
@@ -88,23 +89,23 @@ FAR = 2**62
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((BUFFERS, LEAVES, 12, 10, 5, False, 1), "hidden and logits"),
-        ((BUFFERS, LEAVES, 9, -1, 5, False, 1), "hidden and logits"),
-        ((BUFFERS, LEAVES, 9, 10, 6, False, 1), "hidden and logits"),
-        ((BUFFERS, LEAVES, 6, 10, 5, False, 1), "hidden and logits"),
-        (([[4, 0]], [], 0, 0, 4, False, 1), "dim, root and first"),
-        (([[0, 0, 0]], [], 0, 0, 0, False, 1), "width out of bounds"),
-        (([[FAR, 0, 0]], [], 0, 0, 4, False, 1), "width out of bounds"),
-        (([[4, 1, 0], [FAR, 1, 0]], [], 0, 0, 4, False, 1), "width out of bounds"),
-        (([[4, 1, 0]], [], 0, 0, 4, False, 1), "outside its buffer"),
-        (([[4, 0, 0], [4, 0, 1]], [], 0, 0, 4, False, 1), "outside its buffer"),
-        (([[4, 0, 0], [4, 0, FAR]], [], 0, 0, 4, False, 1), "outside its buffer"),
-        (([[2**22, i, 0] for i in range(2)], [], 0, 1, 2**22, False, 1), "more columns"),
-        ((BUFFERS, [[3, 1, 1]], 9, 10, 5, False, 1), "leaf"),
-        ((BUFFERS, [[0, 1]], 9, 10, 5, False, 1), "leaf"),
-        ((BUFFERS, [[0, 2**20, 2**20]], 9, 10, 5, False, 1), "leaf"),
-        ((BUFFERS, [[1, 3, 2]], 9, 10, 5, False, 1), "heads don't fit"),
-        ((BUFFERS, [[2, 3, 1]], 9, 10, 5, False, 1), "keys and values"),
+        ((BUFFERS, LEAVES, 12, 10, 5, 0, 1), "hidden and logits"),
+        ((BUFFERS, LEAVES, 9, -1, 5, 0, 1), "hidden and logits"),
+        ((BUFFERS, LEAVES, 9, 10, 6, 0, 1), "hidden and logits"),
+        ((BUFFERS, LEAVES, 6, 10, 5, 0, 1), "hidden and logits"),
+        (([[4, 0]], [], 0, 0, 4, 0, 1), "dim, root and first"),
+        (([[0, 0, 0]], [], 0, 0, 0, 0, 1), "width out of bounds"),
+        (([[FAR, 0, 0]], [], 0, 0, 4, 0, 1), "width out of bounds"),
+        (([[4, 1, 0], [FAR, 1, 0]], [], 0, 0, 4, 0, 1), "width out of bounds"),
+        (([[4, 1, 0]], [], 0, 0, 4, 0, 1), "outside its buffer"),
+        (([[4, 0, 0], [4, 0, 1]], [], 0, 0, 4, 0, 1), "outside its buffer"),
+        (([[4, 0, 0], [4, 0, FAR]], [], 0, 0, 4, 0, 1), "outside its buffer"),
+        (([[2**22, i, 0] for i in range(2)], [], 0, 1, 2**22, 0, 1), "more columns"),
+        ((BUFFERS, [[3, 1, 1]], 9, 10, 5, 0, 1), "leaf"),
+        ((BUFFERS, [[0, 1]], 9, 10, 5, 0, 1), "leaf"),
+        ((BUFFERS, [[0, 2**20, 2**20]], 9, 10, 5, 0, 1), "leaf"),
+        ((BUFFERS, [[1, 3, 2]], 9, 10, 5, 0, 1), "heads don't fit"),
+        ((BUFFERS, [[2, 3, 1]], 9, 10, 5, 0, 1), "keys and values"),
     ],
 )  # fmt: skip
 def test_machines_that_are_refused(arguments: Any, message: str):
@@ -113,8 +114,8 @@ def test_machines_that_are_refused(arguments: Any, message: str):
 
 
 def test_threads_without_end():
-    assert _native.ChainruleMachine(BUFFERS, LEAVES, 9, 10, 5, False, 2**31 - 1) is not None
-    assert _native.ChainruleMachine(BUFFERS, LEAVES, 9, 10, 5, False, -5) is not None
+    assert _native.ChainruleMachine(BUFFERS, LEAVES, 9, 10, 5, 0, 2**31 - 1) is not None
+    assert _native.ChainruleMachine(BUFFERS, LEAVES, 9, 10, 5, 0, -5) is not None
 
 
 @pytest.mark.parametrize(
@@ -132,12 +133,19 @@ def test_threads_without_end():
         (("linear", [5, 1, 0, -1], 0.0), "rows don't fit"),
         (("linear", [5, 1, 2, -2], 0.0), "weight out of range"),
         (("linear", [5, 6, 2, 6], 0.0), "reads what it writes"),
-        (("norm", [1, 0, 4, 4, 0], 0.0), "widths differ"),
-        (("norm", [1, 0, 4, 4, 0], float("nan")), "widths differ"),
+        (("norm", [1, 0, 4, 4, 0, 4], 0.0), "widths differ"),
+        (("norm", [1, 0, 4, 4, 0, 4], float("nan")), "widths differ"),
         (("activate", [0, 0, 6], 0.0), "unknown function"),
         (("activate", [0, 0, -1], 0.0), "unknown function"),
-        (("rope", [9, 6, 3, 0], 10.0), "heads that don't fit"),
-        (("rope", [9, 6, 2, -1], 10.0), "heads that don't fit"),
+        (("norm", [1, 0, 4, 4, 0, 0], 1e-5), "heads that don't fit"),
+        (("norm", [1, 0, 4, 4, 0, 3], 1e-5), "heads that don't fit"),
+        (("norm", [1, 0, 4, 4, 0, 2], 1e-5), "rows don't fit"),
+        (("rope", [9, 6, 3, 0, 9], 1.0), "heads that don't fit"),
+        (("rope", [9, 6, 2, -1, 9], 1.0), "heads that don't fit"),
+        (("rope", [9, 6, 2, 0, 8], 1.0), "another kind"),
+        (("rope", [9, 6, 4, 0, 9], 1.0), "rates that don't fit"),
+        (("rope", [9, 6, 2, 0, 9], 0.0), "rates that don't fit"),
+        (("rope", [9, 6, 2, 0, 9], float("nan")), "rates that don't fit"),
         (("attend", [1, 6, 7, 8, 4, 2, 3, 1, 9], 0.0), "leaf out of range"),
         (("attend", [1, 6, 7, 8, 2, 2, 3, 1, 9], 0.0), "leaf that doesn't fit"),
         (("attend", [1, 6, 7, 8, 0, 0, 3, 1, 9], 0.0), "heads that don't fit"),
@@ -167,10 +175,12 @@ def test_heads_that_are_refused():
 
 
 def test_tables_of_angles_have_bounds():
-    m = _native.ChainruleMachine([[2**14, 0, 0], [2**14, 1, 0]], [], 0, 0, 2**14, False, 1)
-    m.add_op("rope", [1, 0, 2**14, 0], 10.0, False)
+    m = _native.ChainruleMachine([[2**14, 0, 0], [2**14, 1, 0]], [], 0, 0, 2**14, 0, 1)
+    for size in (2**13, 1):
+        m.add_reals(np.ones(size))
+    m.add_op("rope", [1, 0, 2**14, 0, 0], 1.0, False)
     with pytest.raises(ValueError, match="more angles"):
-        m.add_op("rope", [1, 0, 2, 0], 10.0, False)
+        m.add_op("rope", [1, 0, 2, 0, 1], 1.0, False)
 
 
 def test_weights_that_are_refused():

@@ -124,7 +124,8 @@ def test_no_bit_changes(name: str, dtype: DType, monkeypatch: pytest.MonkeyPatch
 
 @native_only
 def test_a_table_takes_no_symbol_beyond_its_rows():
-    machine = build.build(made("gru").lower(), "f32", 1, build.rows_of(made("gru").state_dict()))  # type: ignore[arg-type]
+    rows = build.rows_of(made("gru").state_dict())
+    machine = build.build(made("gru").lower(), "f32", 1, rows, "f32")  # type: ignore[arg-type]
     past = [torch.zeros(1, 1, 72).numpy() for _ in range(2)]
     new = [torch.zeros(1, 1, 72).numpy() for _ in range(2)]
     for symbol in (SIZE + 1, -1):
@@ -153,7 +154,7 @@ def test_a_long_chain_takes_no_long_time():
 
 def test_no_op_reads_or_holds_what_tables_do_not_know():
     others = {"out", "of", "kind", "epsilon", "width", "base", "limit", "heads", "window", "sinks"}
-    others |= {"cache", "memory", "state"}  # leaves
+    others |= {"rates", "scale", "cache", "memory", "state"}
     known = {*tables._READS, *tables._WEIGHTS, *others}
     for op in p.OPS.values():
         assert {field.name for field in fields(op)} <= known, op.name

@@ -11,7 +11,8 @@ from typing import get_args
 import typer
 
 from chainrule.cli.judge import bench, evaluate, score
-from chainrule.cli.learn import demo, fit
+from chainrule.cli.learn import demo, fit, merge
+from chainrule.cli.move import export, import_
 from chainrule.cli.options import (
     BackendName,
     CodecName,
@@ -23,6 +24,7 @@ from chainrule.cli.options import (
     UtilityName,
 )
 from chainrule.cli.show import doctor, inspect, quantize
+from chainrule.cli.talk import chat
 from chainrule.cli.write import generate, infill, next
 
 MODELS, CODECS, STRATEGIES = get_args(ModelName), get_args(CodecName), get_args(StrategyName)
@@ -38,15 +40,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-VERBS = (fit, generate, infill, next, score, evaluate, bench, quantize, inspect, doctor, demo)
+VERBS = (
+    fit, merge, generate, chat, infill, next, score, evaluate, bench, quantize, import_, export,
+    inspect, doctor, demo,
+)  # fmt: skip
 for _verb in VERBS:
-    app.command()(_verb)
+    app.command(_verb.__name__.rstrip("_"))(_verb)  # import is a word of Python's
 
 
-def main() -> None:
+def main(program: typer.Typer = app) -> None:
     """Run a command; wrong input ends with one line and exit code 2, never a traceback."""
     try:
-        app()
+        program()
     except ValueError as error:
         sys.exit(_complain(error, 2))
     except BrokenPipeError:

@@ -53,38 +53,53 @@ def evaluate(
     rollout: Annotated[
         bool, typer.Option("--rollout", help="Instead, how errors add up over own symbols.")
     ] = False,
+    passkey: Annotated[
+        bool, typer.Option("--passkey", help="Instead, whether a key far back is found again.")
+    ] = False,
     oracle: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Stands in for the law of DATA.")
     ] = None,
-    length: Annotated[int | None, typer.Option(help="Symbols of a rollout; 256.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Rollouts; 128.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same rollouts.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="PNG of the rollouts.")] = None,
+    length: Annotated[
+        int | None, typer.Option(help="Symbols of a rollout (256), or of the longest prompt.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Rollouts (128), or pairs of prompts at each place (4).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same rollouts or keys.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="PNG of the rollouts, or of the keys.")
+    ] = None,
     field: Field = None,
     column: Column = None,
     backend: Backend = "auto",
     dtype: DType = None,
     json: Json = False,
 ) -> None:
-    """Score DATA beside n-gram, gzip and xz; with --rollout, how errors add up."""
+    """Score DATA beside n-gram, gzip and xz; or --rollout, or --passkey."""
     from chainrule.verbs.display import display_for
     from chainrule.verbs.fitted import load
 
     options = {"oracle": oracle, "length": length, "samples": samples, "seed": seed}
     asked: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
-    if not rollout and (asked or out):
-        raise ValueError(f"{' and '.join(f'--{k}' for k in asked) or '-o'}: only with --rollout")
+    if rollout and passkey:
+        raise ValueError("--rollout and --passkey: one at a time")
+    if oracle is not None and not rollout:
+        raise ValueError("--oracle: only with --rollout")
+    if not (rollout or passkey) and (asked or out):
+        given = " and ".join(f"--{k}" for k in asked) or "-o"
+        raise ValueError(f"{given}: only with --rollout or --passkey")
     display, fitted = display_for(json), load(run)
     where: dict[str, Any] = {"field": field, "column": column, "progress": display.working}
     where |= {"backend": backend, "dtype": dtype}
-    if rollout:
-        found = fitted.rollout(data, **asked, **where)
+    if rollout or passkey:
+        found: Any = (fitted.rollout if rollout else fitted.passkey)(data, **asked, **where)
+        remark = f"oracle: {found.oracle}; {found.note}" if rollout else found.remark()
         display.end()
         if json:
             print_json(found.to_dict())
         else:
             table(found.header(), found.rows())
-            console.print(f"oracle: {found.oracle}; {found.note}", markup=False)
+            console.print(remark, markup=False)
         if out is not None:
             found.save(out)
         return

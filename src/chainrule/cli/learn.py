@@ -9,12 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from chainrule.cli.options import (
+    AdapterName,
     CodecName,
     Column,
     Field,
     Json,
     ModelName,
     ObjectiveName,
+    RunFolder,
     SizeName,
 )
 from chainrule.verbs.printing import console, print_json, table
@@ -58,6 +60,13 @@ def fit(
     base: Annotated[
         Path | None, typer.Option("--from", metavar="RUN", help="Start from this run's weights.")
     ] = None,
+    old: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text of what RUN knew, for the table.")
+    ] = None,
+    adapter: Annotated[
+        AdapterName | None, typer.Option(help="What learns beside RUN's weights, which stay.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="Of the adapter (16 if not given).")] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Event files in RUN/events too.")
     ] = False,
@@ -96,6 +105,9 @@ def fit(
         "field": field,
         "column": column,
         "base": base,
+        "old": old,
+        "adapter": adapter,
+        "rank": rank,
         "tensorboard": tensorboard,
         "shard": shard,
     }
@@ -136,3 +148,25 @@ def demo(
     else:
         table(("held out", "bits per byte"), ((k, f"{v:.4f}") for k, v in result.bits.items()))
         console.print(f"the page: {result.page}", markup=False, soft_wrap=True)
+
+
+def merge(
+    run: RunFolder,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="OUT", help="Folder to make; RUN-merged.")
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="The run that RUN adapts, where it isn't found.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a whole run of an adapter and the run that it adapts."""
+    from chainrule.artifact import load_artifact
+    from chainrule.verbs.inspect import inspect as card_of
+    from chainrule.verbs.merge import merge as verb
+
+    made = verb(load_artifact(run, base), out)
+    if json:
+        print_json(card_of(made).to_dict())
+    else:
+        console.print(f"saved in {made.path}", markup=False)

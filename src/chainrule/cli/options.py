@@ -18,6 +18,7 @@ ObjectiveName = Literal["nll", "scheduled", "noise", "hybrid"]
 UtilityName = Literal["chrf", "match"]
 MethodName = Literal["exact", "clamp", "smc"]
 BackendName = Literal["auto", "torch", "engine"]
+AdapterName = Literal["lora"]
 DTypeName = Literal["f32", "bf16", "int8", "int8-row", "q4"]
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by chainrule fit.")]

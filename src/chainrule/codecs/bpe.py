@@ -1,12 +1,14 @@
-"""Byte-level BPE: what a tokenizer.json may hold, and the bytes that its tokens stand for.
+"""Byte-pair encoding: what a tokenizer.json may hold, and the bytes that its tokens stand for.
 
+Two kinds are read: byte-level (GPT-2, Llama 3, Qwen, SmolLM2) and SentencePiece-like (Llama 2,
+Mistral, TinyLlama), which writes spaces as "\u2581" and spells rare characters in bytes.
 `tokenizers` is imported when it is first used.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +18,42 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 END = "<|endoftext|>"
+SPACE = "\u2581"  # what SentencePiece writes for a space
+BYTE = re.compile("<0x([0-9A-F]{2})>")  # and for a byte of a character that it has no token for
 _ENDS = (END, "<|end_of_text|>", "<|endofsequence|>", "</s>", "<eos>", "<|im_end|>")
 _CHUNK = 2**16  # characters that `tokenizers` gets at a time: memory, and work for every core
 _BORDER = re.compile(r"\S(?= )")
 # Pre-tokenizers that only cut; all others may drop text or rewrite it.
 _CUTTERS = ("ByteLevel", "Split", "Digits", "Punctuation")
+# No text needs C0, C1 or F5 to FF, hardly any the control characters and F1 to F4.
+_RARE = {*range(9), *range(11, 32), 127, 0xC0, 0xC1, *range(0xF1, 0x100)}
+
+Step = dict[str, Any]
+
+
+def _step(kind: str, **settings: Any) -> Step:
+    return {"type": kind, **settings}
+
+
+def _split(regex: str) -> Step:
+    return _step("Split", pattern={"Regex": regex}, behavior="Isolated", invert=False)
+
+
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# How byte-level tokenizers cut, by the names that llama.cpp has for it. A space begins a piece
+# unless it follows white space: so texts may be cut there beforehand (`chunks`).
+PATTERNS: Mapping[str, list[Step]] = {
+    "gpt-2": [_step("ByteLevel", use_regex=True)],
+    "smollm": [_step("Digits", individual_digits=True), _step("ByteLevel", use_regex=True)],
+    "llama-bpe": [
+        _split(_WORDS.replace("DIGITS", r"\p{N}{1,3}")),
+        _step("ByteLevel", use_regex=False),
+    ],
+    "qwen2": [_split(_WORDS.replace("DIGITS", r"\p{N}")), _step("ByteLevel", use_regex=False)],
+}
 
 
 @dataclass(frozen=True)
@@ -28,25 +61,27 @@ class Opened:
     """What `BPECodec` needs to know of a tokenizer.
 
     ``table`` has the bytes of each symbol; ``end`` is the end token and ``eos`` its symbol.
+    ``plain``: the symbols of any text spell just that text; else it has to be looked at.
     """
 
     table: list[bytes]
     end: str
     eos: int
     lossless: bool
+    plain: bool
     splits_at_spaces: bool
 
 
-def open_tokenizer(definition: str, eos: str | None, where: str) -> tuple[Tokenizer, Opened]:
+def open_tokenizer(definition: str, eos: str | int | None, where: str) -> tuple[Tokenizer, Opened]:
     """Check a tokenizer.json and open it, without padding, truncation and special tokens in text.
 
     Raises:
-        ValueError: not a tokenizer.json of byte-level BPE; the message starts with ``where``.
+        ValueError: not a tokenizer.json of a kind that is read; the message starts with ``where``.
     """
     from tokenizers import Tokenizer
 
     data = _parse(definition, where)
-    steps = _check(data, where)
+    byte_level = _check(data, where)
     try:
         tokenizer = Tokenizer.from_str(definition)
     except Exception as error:  # its own class of error is plain Exception
@@ -55,6 +90,8 @@ def open_tokenizer(definition: str, eos: str | None, where: str) -> tuple[Tokeni
         if tokenizer.token_to_id(token["content"]) != token["id"]:
             raise ValueError(f"{where}: {token['content']!r} can't have the id {token['id']}")
     special = [t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special]
+    if isinstance(eos, int):
+        eos = (tokenizer.id_to_token(eos) if 0 <= eos < 2**32 else None) or str(eos)
     if eos is None:
         eos = next((e for e in _ENDS if e in special), END)
         tokenizer.add_special_tokens([eos])
@@ -64,17 +101,41 @@ def open_tokenizer(definition: str, eos: str | None, where: str) -> tuple[Tokeni
     tokenizer.no_truncation()
     tokenizer.encode_special_tokens = True  # a text that spells <|endoftext|> is only a text
     added = tokenizer.get_added_tokens_decoder()
-    lossless = (
-        data.get("normalizer") is None
-        and not any(s.get("add_prefix_space") for s in steps)
-        and not any((t.lstrip or t.rstrip) and not t.special for t in added.values())
-    )
-    table = _table(tokenizer, {i: t.content for i, t in added.items()}, where)
+    inline = [t for t in added.values() if not t.special]
+    normalizer = [step.get("type") for step in steps(data, "normalizer")]
+    table, whole = _table(tokenizer, {i: t.content for i, t in added.items()}, byte_level, where)
     end = tokenizer.token_to_id(eos)
     assert end is not None, "it was found or added above"
     table[end] = b""
-    splits = len(steps) == 1 and bool(steps[0].get("use_regex", True))
-    return tokenizer, Opened(table, eos, end, lossless, splits)
+    return tokenizer, Opened(
+        table,
+        eos,
+        end,
+        lossless=not byte_level
+        or (
+            normalizer in ([], ["NFC"])
+            and not any(s.get("add_prefix_space") for s in steps(data, "pre_tokenizer"))
+            and not any(t.lstrip or t.rstrip for t in inline)
+        ),
+        plain=byte_level and whole and not normalizer,
+        splits_at_spaces=byte_level
+        and pattern(data) is not None
+        and normalizer in ([], ["NFC"])
+        and not any(" " in t.content for t in inline),
+    )
+
+
+def fits(num_tokens: int, rows: int, where: str) -> None:
+    """Whether an embedding of so many rows, which may be padded, is one of these tokens.
+
+    Raises:
+        ValueError: more tokens than rows, or far fewer; the message starts with ``where``.
+    """
+    if not num_tokens <= rows <= num_tokens + max(1024, num_tokens // 4):
+        raise ValueError(
+            f"{where}: a tokenizer of {num_tokens:,} tokens doesn't match an embedding of "
+            f"{rows:,} rows: it is another model's"
+        )
 
 
 def train(texts: Iterable[str], size: int, min_count: int) -> str:
@@ -118,6 +179,29 @@ def byte_letters() -> dict[str, int]:
     }
 
 
+def steps(data: Mapping[str, Any], key: str) -> list[Step]:
+    """A normalizer, pre-tokenizer or decoder of a tokenizer.json as the list of its steps."""
+    step = data.get(key)
+    if not isinstance(step, dict):
+        return []
+    plural = key.replace("_", "") + "s"
+    inner = step.get(plural) if step.get("type") == "Sequence" else [step]
+    return [s for s in inner if isinstance(s, dict)] if isinstance(inner, list) else []
+
+
+def pattern(data: Mapping[str, Any]) -> str | None:
+    """The name in `PATTERNS` of how this tokenizer.json cuts, if it has one."""
+    found = []
+    for step in steps(data, "pre_tokenizer"):
+        kept = {k: v for k, v in step.items() if k != "trim_offsets"}
+        if kept.get("type") == "ByteLevel":
+            kept.setdefault("use_regex", True)
+            if kept.pop("add_prefix_space", True):
+                return None
+        found.append(kept)
+    return next((name for name, wanted in PATTERNS.items() if found == wanted), None)
+
+
 def _parse(definition: str, where: str) -> dict[str, Any]:
     data = parse_json(definition, where)
     if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
@@ -125,35 +209,50 @@ def _parse(definition: str, where: str) -> dict[str, Any]:
     return data
 
 
-def _check(data: dict[str, Any], where: str) -> list[dict[str, Any]]:
-    """Refuse all but byte-level BPE; the pre-tokenizer's steps."""
+def _check(data: dict[str, Any], where: str) -> bool:
+    """Refuse what is neither byte-level BPE (True) nor SentencePiece-like BPE (False)."""
     model = data["model"]
-    steps, decoders = _steps(data, "pre_tokenizer"), _steps(data, "decoder")
-    whole = all(
-        step.get("type") in _CUTTERS and step.get("behavior") != "Removed" for step in steps
-    )
-    byte_level = any(step.get("type") == "ByteLevel" for step in steps)
-    plain = not any(
-        model.get(k) for k in ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
-    )
-    decodes = bool(decoders) and all(step.get("type") == "ByteLevel" for step in decoders)
-    if not (model.get("type") == "BPE" and byte_level and whole and plain and decodes):
-        raise ValueError(f"{where}: not byte-level BPE, the only kind that is read here")
+    affixes = any(model.get(k) for k in ("continuing_subword_prefix", "end_of_word_suffix"))
+    byte_level = _is_byte_level(data)
+    if model.get("type") != "BPE" or affixes or not (byte_level or _is_sentencepiece(data)):
+        raise ValueError(
+            f"{where}: not byte-level BPE, nor BPE of characters and bytes with "
+            f'"{SPACE}" for spaces: no other kind is read here'
+        )
     if model.get("dropout"):
         raise ValueError(f"{where}: with dropout a text has no one encoding; set it to null")
-    return steps
+    return byte_level
 
 
-def _steps(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """A pre-tokenizer or decoder as the list of its steps."""
-    step = data.get(key)
-    if not isinstance(step, dict):
-        return []
-    inner = step.get(key + "s") if step.get("type") == "Sequence" else [step]
-    return [s for s in inner if isinstance(s, dict)] if isinstance(inner, list) else []
+def _is_byte_level(data: dict[str, Any]) -> bool:
+    cutters, decoders = steps(data, "pre_tokenizer"), steps(data, "decoder")
+    whole = all(s.get("type") in _CUTTERS and s.get("behavior") != "Removed" for s in cutters)
+    cuts = whole and any(step.get("type") == "ByteLevel" for step in cutters)
+    decodes = bool(decoders) and all(step.get("type") == "ByteLevel" for step in decoders)
+    return cuts and decodes and not data["model"].get("byte_fallback")
 
 
-def _table(tokenizer: Tokenizer, added: dict[int, str], where: str) -> list[bytes]:
+def _is_sentencepiece(data: dict[str, Any]) -> bool:
+    """Spaces become "\u2581", one may come before, and all else stays as it is."""
+    kept = [{k: v for k, v in s.items() if k != "type"} for s in steps(data, "normalizer")]
+    replaces = {"pattern": {"String": " "}, "content": SPACE}
+    cutters = steps(data, "pre_tokenizer")
+    metaspace = [s.get("type") for s in cutters] == ["Metaspace"]
+    decoders = [step.get("type") for step in steps(data, "decoder")]
+    return (
+        bool(data["model"].get("byte_fallback"))
+        and kept in ([], [replaces], [{"prepend": SPACE}, replaces])
+        and (not cutters or (metaspace and cutters[0].get("replacement") == SPACE))
+        and bool(kept or metaspace)
+        and "ByteFallback" in decoders
+        and all(d in ("Replace", "Metaspace", "ByteFallback", "Fuse", "Strip") for d in decoders)
+    )
+
+
+def _table(
+    tokenizer: Tokenizer, added: dict[int, str], byte_level: bool, where: str
+) -> tuple[list[bytes], bool]:
+    """The bytes of each symbol, and whether all 256 bytes are among them."""
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     size = 1 + max(vocabulary.values())
     if size > LARGEST:
@@ -161,12 +260,20 @@ def _table(tokenizer: Tokenizer, added: dict[int, str], where: str) -> list[byte
     if len(set(vocabulary.values())) < len(vocabulary):
         raise ValueError(f"{where}: two tokens have the same id")
     letters = byte_letters()
-    if missing := sum(c not in vocabulary for c in letters):
-        raise ValueError(f"{where}: its vocabulary lacks {missing} of the 256 bytes")
+    names = {b: c if byte_level else f"<0x{b:02X}>" for c, b in letters.items()}
+    missing = {b for b, name in names.items() if name not in vocabulary}
+    if missing - _RARE or (missing and not byte_level):
+        raise ValueError(f"{where}: its vocabulary lacks {len(missing)} of the 256 bytes")
     table = [b""] * size  # ids that no token has stand for nothing
     for token, i in vocabulary.items():
-        if i in added or any(c not in letters for c in token):
+        if i in added:
+            table[i] = token.encode()
+        elif not byte_level:
+            byte = BYTE.fullmatch(token)
+            spelled = token.replace(SPACE, " ").encode()
+            table[i] = bytes([int(byte[1], 16)]) if byte else spelled
+        elif any(c not in letters for c in token):
             table[i] = token.encode()
         else:
             table[i] = bytes(letters[c] for c in token)
-    return table
+    return table, not missing

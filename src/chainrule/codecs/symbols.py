@@ -104,8 +104,11 @@ class TextCodec(Codec):
             ValueError: what this codec can't take, with its place and a remedy.
         """
         text = as_text(obj)
-        side = {} if self.lossless else {"bytes": len(text.encode())}
-        return Encoded(self._symbols(text), side)
+        symbols = self._symbols(text)
+        return Encoded(symbols, self._side(text, symbols))
+
+    def _side(self, text: str, symbols: NDArray[np.int64]) -> dict[str, Any]:
+        return {} if self.lossless else {"bytes": len(text.encode())}
 
     def decode(self, encoded: Encoded) -> str:
         """The text; bytes that are not UTF-8 become U+FFFD (``decode_bytes`` keeps them)."""

@@ -1,4 +1,4 @@
-"""Text codecs: bytes, characters, words, byte-level BPE. Shapes: T symbols.
+"""Text codecs: bytes, characters, words, byte-pair encoding. Shapes: T symbols.
 
 What they have in common is in symbols.py; what a tokenizer.json may hold, in bpe.py.
 """
@@ -11,16 +11,26 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.codecs import bpe
-from chainrule.codecs.symbols import LARGEST, TextCodec, as_text, read_json, read_text
+from chainrule.codecs.symbols import (
+    LARGEST,
+    ScoreKind,
+    TextCodec,
+    as_text,
+    read_json,
+    read_text,
+)
 from chainrule.core.codec import Encoded
 from chainrule.core.config import bounded, from_dict
 from chainrule.files import write_text
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 __all__ = ["BPECodec", "ByteCodec", "CharCodec", "TextCodec", "WordCodec"]
 
@@ -200,29 +210,46 @@ class _Words(dict[str, int]):
 
 
 class BPECodec(TextCodec):
-    """Byte-level byte-pair encoding by `tokenizers`: no text is unknown.
+    """Byte-pair encoding by `tokenizers`, byte-level or SentencePiece-like: no text is unknown.
 
     A score is a lower bound, because other segmentations spell the same text. ``lossless``
-    unless a foreign tokenizer.json normalises the text or puts a space before it.
+    unless a foreign tokenizer.json strips or rewrites text. Where decoding needs to be told,
+    ``side`` has ``prefix``, the bytes of a space that encoding put before the text; or ``text``
+    where the symbols spell another one (of no NFC; with U+2581, SentencePiece's space; with a
+    byte that the tokenizer lacks), and then a score is of the codes.
     """
 
     name: ClassVar[str] = "bpe"
     exact: ClassVar[bool] = False
     _file: ClassVar[str] = "tokenizer.json"
 
-    def __init__(self, definition: str, eos: str | None = None, where: str = _file) -> None:
+    def __init__(
+        self,
+        definition: str,
+        eos: str | int | None = None,
+        where: str = _file,
+        size: int | None = None,
+    ) -> None:
         """From the content of a tokenizer.json.
 
         Args:
-            eos: the token that ends a document. By default a well-known one that is there, else
-                ``<|endoftext|>`` is added.
+            eos: the token that ends a document, or its symbol. By default a well-known one that
+                is there, else ``<|endoftext|>`` is added.
+            size: the alphabet's, where the model's embedding has more rows than there are tokens:
+                the symbols beyond stand for nothing.
 
         Raises:
-            ValueError: not byte-level BPE, or no such token; the message starts with ``where``.
+            ValueError: another kind of tokenizer, no such token, or another size than the
+                tokenizer's; the message starts with ``where``.
         """
         self._tokenizer, opened = bpe.open_tokenizer(definition, eos, where)
-        self.end, self._chunked = opened.end, opened.splits_at_spaces
-        super().__init__(opened.table, opened.eos, opened.lossless)
+        self._plain, self._chunked = opened.plain, opened.splits_at_spaces
+        self._marking: Tokenizer | None = None
+        self.end, self.size, table = opened.end, size, opened.table
+        if size is not None:
+            bpe.fits(len(table), size, where)
+            table += [b""] * (size - len(table))
+        super().__init__(table, opened.eos, opened.lossless)
 
     @classmethod
     def fit(cls, texts: Iterable[str | bytes], *, size: int = 4096, min_count: int = 2) -> Self:
@@ -235,13 +262,54 @@ class BPECodec(TextCodec):
         return cls(bpe.train(map(as_text, texts), size - 1, min_count))
 
     @classmethod
-    def from_file(cls, path: str | Path, eos: str | None = None) -> Self:
+    def from_file(
+        cls, path: str | Path, eos: str | int | None = None, size: int | None = None
+    ) -> Self:
         """An existing tokenizer.json.
 
         Raises:
-            ValueError: missing, too large, or not byte-level BPE.
+            ValueError: missing, too large, or of another kind.
         """
-        return cls(read_text(Path(path)), eos, str(path))
+        return cls(read_text(Path(path)), eos, str(path), size)
+
+    def encode_special(self, text: str) -> NDArray[np.int64]:
+        """Symbols int64 [T] of a text in which special tokens may be spelled, as templates do.
+
+        Plain ``encode`` takes such spellings for text.
+        """
+        if self._marking is None:
+            self._marking = type(self._tokenizer).from_str(self._tokenizer.to_str())
+        found = self._marking.encode(as_text(text), add_special_tokens=False)
+        return np.array(found.ids, np.int64)
+
+    def spelling(self, symbol: int) -> str | None:
+        """How the tokenizer writes a symbol; None where no token has it."""
+        content: str | None = self._tokenizer.id_to_token(symbol)
+        return content
+
+    def special(self, content: str) -> int | None:
+        """The symbol of an added token, such as ``<|im_end|>``, if there is one."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return next((i for i, token in added.items() if token.content == content), None)
+
+    def specials(self) -> dict[str, int]:
+        """The special tokens, which no text spells, and their symbols."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {token.content: i for i, token in added.items() if token.special}
+
+    def decode_bytes(self, encoded: Encoded) -> bytes:
+        data = super().decode_bytes(encoded)
+        if "text" in encoded.side:
+            return str(encoded.side["text"]).encode()
+        return data[encoded.side.get("prefix", 0) :]
+
+    def units(self, encoded: Encoded) -> int:
+        if "text" in encoded.side:
+            return len(str(encoded.side["text"]).encode())
+        return super().units(encoded) - int(encoded.side.get("prefix", 0))
+
+    def score_kind(self, encoded: Encoded) -> ScoreKind:
+        return "codes" if "text" in encoded.side else super().score_kind(encoded)
 
     def _symbols(self, text: str) -> NDArray[np.int64]:
         pieces = bpe.chunks(text) if self._chunked else [text]
@@ -249,18 +317,32 @@ class BPECodec(TextCodec):
         ids = [np.array(f.ids, np.int64) for f in found]
         return np.concatenate(ids) if ids else np.empty(0, np.int64)
 
-    def _definition(self) -> list[str]:
-        return [self._tokenizer.to_str(), self.end]
+    def _side(self, text: str, symbols: NDArray[np.int64]) -> dict[str, Any]:
+        if self._plain or not self.lossless:
+            return super()._side(text, symbols)
+        spelled = b"".join(map(self._table.__getitem__, symbols.tolist()))
+        prefix = len(spelled) - len(text.encode())
+        if prefix in (0, 1) and spelled == b" " * prefix + text.encode():
+            return {"prefix": 1} if prefix else {}
+        return {"text": text}
+
+    def _definition(self) -> list[str | int]:
+        size = [] if self.size is None else [self.size]
+        return [self._tokenizer.to_str(), self.end, *size]
+
+    def tokenizer_json(self) -> str:
+        """The content of a tokenizer.json, which `tokenizers` and `transformers` read as well."""
+        return str(self._tokenizer.to_str(pretty=True))
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Writes tokenizer.json, which `tokenizers` and `transformers` read as well."""
-        write_text(folder / self._file, self._tokenizer.to_str(pretty=True))
-        return {"eos": self.end}
+        """Writes tokenizer.json."""
+        write_text(folder / self._file, self.tokenizer_json())
+        return {"eos": self.end, **({} if self.size is None else {"size": self.size})}
 
     @classmethod
     def load(cls, data: dict[str, Any], folder: Path) -> Self:
-        eos = from_dict(_Tokenizer, data, f"{folder / 'config.json'}: codec").eos
-        return cls.from_file(folder / cls._file, eos)
+        given = from_dict(_Tokenizer, data, f"{folder / 'config.json'}: codec")
+        return cls.from_file(folder / cls._file, given.eos, given.size)
 
 
 @dataclass(frozen=True)
@@ -281,6 +363,7 @@ class _Vocabulary:
 @dataclass(frozen=True)
 class _Tokenizer:
     eos: str
+    size: int | None = None
 
 
 def _points(text: str) -> NDArray[np.uint32]:

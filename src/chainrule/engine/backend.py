@@ -15,7 +15,7 @@ from chainrule.core.model import SequenceModel
 from chainrule.engine.build import held, size
 from chainrule.engine.compiled import Compiled
 from chainrule.engine.program import Program
-from chainrule.engine.quantize import DTYPES, DType
+from chainrule.engine.quantize import CACHES, DTYPES, Cache, DType
 
 __all__ = ["BACKENDS", "Choice", "Compiled", "choose", "program_of", "weight_bytes"]
 
@@ -32,9 +32,11 @@ class Choice:
     backend: Backend
     dtype: DType
     reason: str
+    cache: Cache = "auto"
 
     def __str__(self) -> str:
-        return f"{self.backend} {self.dtype}"
+        kept = "" if self.cache == "auto" else f", {self.cache} cache"
+        return f"{self.backend} {self.dtype}{kept}"
 
 
 def choose(
@@ -45,6 +47,7 @@ def choose(
     draws: bool = True,
     strategy: str = "auto",
     stored: DType | None = None,
+    cache: str | None = None,
 ) -> Choice:
     """Where ``model`` runs.
 
@@ -57,6 +60,7 @@ def choose(
         strategy: how they are drawn.
         stored: the dtype of weights that were quantised; no other is to be had from them but f32,
             widened, in torch.
+        cache: of keys and values; int8 needs the engine.
 
     Raises:
         ValueError: an unknown name, or what can't be, with the reason.
@@ -65,13 +69,18 @@ def choose(
         raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    if cache is not None and cache not in CACHES:
+        raise ValueError(f"cache {cache!r} is not one of {', '.join(CACHES)}")
+    kept: Cache = "int8" if cache == "int8" else "auto"
     asked = next((d for d in DTYPES if d == dtype), None)
     if backend == "torch":
+        if kept == "int8":
+            raise ValueError("cache int8 needs --backend engine")
         if asked not in (None, "f32"):
             raise ValueError(f"dtype {asked} needs --backend engine")
         return Choice("torch", "f32", "as asked")
     if stored is not None and asked not in (None, stored):
-        if asked == "f32" and backend == "auto":
+        if asked == "f32" and backend == "auto" and kept == "auto":
             return Choice("torch", "f32", f"its {stored} weights are widened, as asked")
         raise ValueError(
             f"the weights are stored as {stored}: dtype {asked} can't be had from them"
@@ -80,16 +89,24 @@ def choose(
     why = program if isinstance(program, str) else None
     if strategy in NEED_TORCH:
         why = why or f"strategy {strategy} {NEED_TORCH[strategy]}"
+    if kept == "int8" and isinstance(program, Program):
+        kinds = {leaf.kind for leaf in program.leaves.values()}
+        why = why or (
+            None if "cache" in kinds else f"{type(model).__name__} has no keys and values"
+        )
+    narrower = [f"dtype {asked}"] if asked not in (None, "f32") else []
+    wanted = (
+        ["backend engine"] * (backend == "engine") + narrower + ["cache int8"] * (kept != "auto")
+    )
     if why is not None:
-        if backend == "engine" or asked not in (None, "f32"):
-            told = "backend engine" if backend == "engine" else f"dtype {asked}"
-            raise ValueError(f"{told} can't be: {why}")
+        if wanted:
+            raise ValueError(f"{wanted[0]} can't be: {why}")
         return Choice("torch", "f32", why)
-    if not draws and backend == "auto" and asked is None and stored is None:
+    if not draws and not wanted and asked is None and stored is None:
         return Choice("torch", "f32", "numbers are reported in float32")
     assert isinstance(program, Program)
     usual: DType = "bf16" if draws and held(program, "bf16") else "f32"
-    return Choice("engine", asked or stored or usual, "the compiled engine can run it")
+    return Choice("engine", asked or stored or usual, "the compiled engine can run it", kept)
 
 
 def program_of(model: SequenceModel) -> Program | str:

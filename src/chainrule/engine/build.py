@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from chainrule.engine import program as p
-from chainrule.engine.quantize import DTYPES, GROUP, DType, Narrow, narrow
+from chainrule.engine.quantize import DTYPES, GROUP, KEPT, DType, Kept, Narrow, narrow
 from chainrule.engine.tables import Table, tabled, weights_of
 from chainrule.native import _native
 
@@ -51,12 +51,12 @@ def size(weight: p.Weight, dtype: DType) -> int:
     return height * (values + scales)
 
 
-def build(program: p.Program, dtype: DType, threads: int, rows: Rows) -> Any:
-    """The native machine of a program."""
+def build(program: p.Program, dtype: DType, threads: int, rows: Rows, kept: Kept) -> Any:
+    """The native machine of a program; ``kept``: its keys and values."""
     dtypes = held(program, dtype)
 
     def make(ops: Sequence[p.Op], out: str, symbols: int) -> Tensor:
-        machine = Builder(program, dtype, threads, rows, out, {})(ops, ())
+        machine = Builder(program, dtype, threads, rows, kept, out, {})(ops, ())
         table = torch.empty(1, symbols, program.buffers[out].dim, dtype=torch.float32)
         x = torch.arange(symbols)[None].numpy()
         machine.run(x, [0], [], [], [], [], [], [], table.numpy(), False)
@@ -66,7 +66,7 @@ def build(program: p.Program, dtype: DType, threads: int, rows: Rows) -> Any:
         return size(program.weights[name], dtypes.get(name, "f32"))
 
     ops = tabled(program, weighs, make)
-    builder = Builder(program, dtype, threads, rows, program.hidden, program.leaves)
+    builder = Builder(program, dtype, threads, rows, kept, program.hidden, program.leaves)
     return builder(ops, program.head)
 
 
@@ -79,12 +79,14 @@ class Builder:
         dtype: DType,
         threads: int,
         rows: Rows,
+        kept: Kept,
         hidden: str,
         leaves: Mapping[str, p.Leaf],
     ) -> None:
         self.program, self.dtype, self.rows = program, dtype, rows
         self.buffers = {k: i for i, k in enumerate(program.buffers)}
         self.leaves = {k: i for i, k in enumerate(leaves)}
+        self.rates: dict[tuple[float, ...], int] = {}
         buffers = [
             [b.dim, i if b.of is None else self.buffers[b.of], b.first]
             for i, b in enumerate(program.buffers.values())
@@ -92,10 +94,9 @@ class Builder:
         kinds = {"window": 0, "cache": 1, "fixed": 2}
         shapes = [[kinds[x.kind], x.dim, x.width] for x in leaves.values()]
         ends = self.buffers[hidden], self.buffers[program.logits]
-        narrowed = dtype != "f32"
         assert _native is not None
         self.machine = _native.ChainruleMachine(
-            buffers, shapes, *ends, program.size, narrowed, threads
+            buffers, shapes, *ends, program.size, KEPT.index(kept), threads
         )
 
     def __call__(self, ops: Sequence[p.Op], head: Sequence[p.Op]) -> Any:
@@ -163,11 +164,16 @@ class Builder:
                 return [out, b[a], b[other]], 0
             case p.Norm(x=x, weight=weight, bias=bias, kind=kind, epsilon=epsilon):
                 more = -1 if bias is None else w[bias]
-                return [out, b[x], w[weight], more, int(kind == "rms")], epsilon
+                each = op.width or self.program.buffers[op.out].dim
+                return [out, b[x], w[weight], more, int(kind == "rms"), each], epsilon
             case p.Activate(x=x, kind=function) | p.Gate(x=x, kind=function):
                 return [out, b[x], f(function)], 0
-            case p.Rope(x=x, width=width, base=base, limit=limit):
-                return [out, b[x], width, limit], base
+            case p.Rope(x=x, width=width, limit=limit, scale=scale):
+                rates = op.turns()  # one table of angles for all layers
+                if rates not in self.rates:
+                    turn = torch.tensor(rates, dtype=torch.float64)
+                    self.rates[rates] = int(self.machine.add_reals(turn.numpy()))
+                return [out, b[x], width, limit, self.rates[rates]], scale
             case p.Attend():
                 edge = -1 if op.edge is None else b[op.edge]
                 heads = [self.leaves[op.cache], op.heads, op.window, op.sinks]

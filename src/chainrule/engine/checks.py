@@ -214,9 +214,13 @@ class _Checker:
         if op.kind not in ("layer", "rms"):
             self.fail(f"unknown kind {op.kind!r}")
         bounded(f"{self.where}: epsilon", op.epsilon, 1e-12, 1)
-        self.vector(op.weight, dim)
+        bounded(f"{self.where}: width", op.width, 0, dim)
+        width = op.width or dim
+        if dim % width:
+            self.fail(f"heads of {width} don't fit into {dim} columns")
+        self.vector(op.weight, width)
         if op.bias is not None:
-            self.vector(op.bias, dim)
+            self.vector(op.bias, width)
 
     def _activate(self, op: p.Activate, dim: int) -> None:
         self.same(self.read(op.x), dim, op.x)
@@ -235,6 +239,11 @@ class _Checker:
         bounded(f"{self.where}: width", op.width, 2, dim)
         bounded(f"{self.where}: base", op.base, 1, 1e12)
         bounded(f"{self.where}: limit", op.limit, 0, p.WIDEST)
+        bounded(f"{self.where}: scale", op.scale, 1e-3, 100)
+        for rate in op.rates:
+            bounded(f"{self.where}: rate", rate, 0, 1e3)
+        if op.rates and len(op.rates) != op.width // 2:
+            self.fail(f"{len(op.rates)} rates for {op.width // 2} pairs")
         if op.width % 2 or dim % op.width:
             self.fail(f"heads of {op.width} don't fit into {dim} columns")
 

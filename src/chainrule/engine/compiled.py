@@ -21,10 +21,11 @@ from chainrule.engine.build import Rows, build, rows_of
 from chainrule.engine.law import EngineLaw
 from chainrule.engine.lowered import FIRST, Lowered, Windows, load
 from chainrule.engine.program import Program
-from chainrule.engine.quantize import DTYPES, DType
+from chainrule.engine.quantize import CACHES, DTYPES, Cache, DType, Kept
 from chainrule.native import _native
 
 LANES = 16  # positions of a cache that lie side by side
+STORED = {"f32": torch.float32, "bf16": torch.int16, "int8": torch.uint8}  # numpy has no bf16
 _STRETCH = 2**30  # multiplications between two looks at what a rollout has made, at the least
 
 
@@ -34,11 +35,12 @@ class Compiled(Lowered):
     Args:
         model: what is run; its weights are not kept.
         dtype: of the weights; activations are float32, and int8 in groups where weights are.
+        cache: keys and values: int8, or f32 where the weights are, else bf16.
         threads: that a step may use; None: as torch has them.
         rows: where the weights come from; None: the model's own tensors.
 
     Raises:
-        ValueError: no compiled part here, a model that doesn't lower, or an unknown dtype.
+        ValueError: no compiled part here, a model that doesn't lower, or an unknown dtype or cache.
     """
 
     def __init__(
@@ -47,23 +49,28 @@ class Compiled(Lowered):
         dtype: DType = "bf16",
         threads: int | None = None,
         rows: Rows | None = None,
+        cache: Cache = "auto",
     ) -> None:
         if _native is None:
             raise ValueError("the compiled engine was not built: no C++17 compiler at install time")
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        if cache not in CACHES:
+            raise ValueError(f"cache {cache!r} is not one of {', '.join(CACHES)}")
         program = model.lower()
         if not isinstance(program, Program):
             raise ValueError(f"{type(model).__name__} has no program for the compiled engine")
         super().__init__(model, program)
         self.precision, self.threads = dtype, threads or torch.get_num_threads()
-        self.backend = f"engine {dtype}"
+        usual: Kept = "f32" if dtype == "f32" else "bf16"
+        self.kept_as: Kept = usual if cache == "auto" else cache
+        self.backend = f"engine {dtype}" + (f", {cache} cache" if cache != "auto" else "")
         macs = sum(w.shape[0] * w.shape[1] for w in program.weights.values() if w.kind == "matrix")
         self.stretch_length = max(1, min(128, _STRETCH // max(1, macs)))
         if rows is None:
             load(program, model.state_dict())  # refuses what doesn't fit, before it is packed
             rows = rows_of(model.state_dict())
-        self._machine = build(program, dtype, self.threads, rows)
+        self._machine = build(program, dtype, self.threads, rows, self.kept_as)
 
     @property
     def weight_bytes(self) -> int:
@@ -75,23 +82,31 @@ class Compiled(Lowered):
     def cache(self, name: str, rows: int) -> Grow:
         leaf = self.program.leaves[name]
         padded = -(-leaf.width // LANES) * LANES
-        shape = (rows, leaf.dim // leaf.width, 2, FIRST // LANES, LANES * padded)
-        kind = torch.float32 if self.precision == "f32" else torch.int16  # bf16, for numpy
-        return Grow.empty(torch.zeros(shape, dtype=kind), 3, LANES)
+        behind = 4 if self.kept_as == "int8" else 0  # bytes of a scale
+        shape = (rows, leaf.dim // leaf.width, 2, FIRST // LANES, LANES * (padded + behind))
+        return Grow.empty(torch.zeros(shape, dtype=STORED[self.kept_as]), 3, LANES)
 
     def compact(self, name: str, cache: Grow, first: int, newest: int) -> Grow:
         old = cache.slab.tensor
         fresh, lens = torch.zeros_like(old), []
-        padded, pair = old.shape[-1] // LANES, 1 if self.precision == "f32" else 2
-        keys, values = (padded // pair, LANES, pair), (LANES, padded)  # how a block lies
+        padded = -(-self.program.leaves[name].width // LANES) * LANES
+        pair = 4 // old.element_size()
+        # How a block lies: keys, values, and of both what is behind them.
+        keys, values, scales = (-1, LANES, pair), (1, LANES, padded), (1, LANES, 4)
+        parts = [(slice(0, 1), slice(0, LANES * padded), keys)]
+        parts += [(slice(1, 2), slice(0, LANES * padded), values)]
+        if self.kept_as == "int8":
+            parts += [(slice(0, 2), slice(LANES * padded, None), scales)]
         for row, n in enumerate(cache.lens):
             kept = torch.tensor([*range(min(first, n)), *range(max(first, n - newest), n)])
             now = torch.arange(len(kept))
             lens.append(len(kept))
-            source, target = (slab[row, :, 0].unflatten(-1, keys) for slab in (old, fresh))
-            target[:, now // LANES, :, now % LANES] = source[:, kept // LANES, :, kept % LANES]
-            source, target = (slab[row, :, 1].unflatten(-1, values) for slab in (old, fresh))
-            target[:, now // LANES, now % LANES] = source[:, kept // LANES, kept % LANES]
+            for which, where, shape in parts:
+                source, target = (
+                    slab[row, :, which, :, where].unflatten(-1, shape) for slab in (old, fresh)
+                )
+                moved = source[:, :, kept // LANES, :, kept % LANES]
+                target[:, :, now // LANES, :, now % LANES] = moved
         return Grow(Slab(fresh), tuple(lens), 3, LANES)
 
     def run(

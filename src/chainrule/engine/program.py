@@ -139,7 +139,10 @@ class Mul(Op):
 
 @dataclass(frozen=True)
 class Norm(Op):
-    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019)."""
+    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019).
+
+    With ``width`` > 0, each head of that many columns by itself, all with one weight [width].
+    """
 
     name = "norm"
     x: str
@@ -147,6 +150,7 @@ class Norm(Op):
     bias: str | None = None
     kind: Literal["layer", "rms"] = "rms"
     epsilon: float = 1e-5
+    width: int = 0
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,9 @@ class Gate(Op):
 class Rope(Op):
     """Pairs (i, i + K / 2) of every head turned by their position (Su et al. 2021).
 
-    With ``limit`` > 0, positions count up to ``limit`` and no farther.
+    With ``limit`` > 0, positions count up to ``limit`` and no farther. ``rates``: radians per
+    position of each of the K / 2 pairs, float64; base^(-2 i / K) where there are none. ``scale``
+    times cos and sin: the attention factor of YaRN (Peng et al. 2023).
     """
 
     name = "rope"
@@ -179,6 +185,13 @@ class Rope(Op):
     width: int
     base: float = 10000.0
     limit: int = 0
+    rates: tuple[float, ...] = ()
+    scale: float = 1.0
+
+    def turns(self) -> tuple[float, ...]:
+        """Radians per position of every pair [K / 2]."""
+        every = range(0, self.width, 2)
+        return self.rates or tuple(self.base ** (-float(i) / self.width) for i in every)
 
 
 @dataclass(frozen=True)

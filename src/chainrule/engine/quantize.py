@@ -19,6 +19,10 @@ from chainrule.native import _native
 
 DType = Literal["f32", "bf16", "int8", "int8-row", "q4"]
 DTYPES: tuple[DType, ...] = ("f32", "bf16", "int8", "int8-row", "q4")
+Cache = Literal["auto", "int8"]  # keys and values; auto: f32 where weights are, else bf16
+CACHES: tuple[Cache, ...] = ("auto", "int8")
+Kept = Literal["f32", "bf16", "int8"]
+KEPT: tuple[Kept, ...] = ("f32", "bf16", "int8")
 GROUP = {"int8": 64, "q4": 32}  # columns that share a scale
 _TRIES = 12  # scales that q4 tries for every group and sign
 

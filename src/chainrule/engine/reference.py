@@ -18,6 +18,7 @@ from chainrule.core.model import SequenceModel
 from chainrule.core.state import Grow
 from chainrule.engine import program as p
 from chainrule.engine.lowered import FIRST, Lowered, Windows, load
+from chainrule.engine.quantize import Cache
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -36,6 +37,7 @@ class Reference(Lowered):
         model: whose step it is.
         tensors: where the weights are; those of ``model`` if None.
         dtype: of buffers, caches and windows.
+        cache: int8 rounds keys and values as the engine does.
 
     Raises:
         ValueError: a tensor that isn't there, or of another shape or type.
@@ -49,9 +51,10 @@ class Reference(Lowered):
         program: p.Program,
         tensors: Mapping[str, Tensor] | None = None,
         dtype: torch.dtype = torch.float32,
+        cache: Cache = "auto",
     ) -> None:
         super().__init__(model, program)
-        self.dtype = dtype
+        self.dtype, self.rounds = dtype, cache == "int8"
         told = model.state_dict() if tensors is None else tensors
         self.weights = {
             name: t if program.weights[name].kind == "table" else t.to(dtype)
@@ -103,7 +106,7 @@ class _Call:
         fixed: Windows,
     ) -> None:
         self.program, self.dtype = reference.program, reference.dtype
-        self.weights = reference.weights
+        self.weights, self.rounds = reference.weights, reference.rounds
         self.x_BL, self.pos_BL = x_BL, pos_BL
         self.caches, self.windows, self.fixed = caches, windows, fixed
         self.buffers: dict[str, Tensor] = {}
@@ -150,11 +153,12 @@ class _Call:
         return self.read(op.a) * self.read(op.b)
 
     def _norm(self, op: p.Norm) -> Tensor:
-        x = self.read(op.x)
+        whole = self.read(op.x)
+        x: Tensor = whole.unflatten(-1, (-1, op.width or whole.shape[-1]))
         if op.kind == "layer":
             x = x - x.mean(-1, keepdim=True)
         rate = (x.square().mean(-1, keepdim=True) + op.epsilon).rsqrt()
-        return x * rate * self.weights[op.weight] + self.bias(op.bias)
+        return (x * rate * self.weights[op.weight] + self.bias(op.bias)).view_as(whole)
 
     def _activate(self, op: p.Activate) -> Tensor:
         return FUNCTIONS[op.kind](self.read(op.x))
@@ -166,9 +170,9 @@ class _Call:
     def _rope(self, op: p.Rope) -> Tensor:
         x = _heads(self.read(op.x), op.width)  # [B, H, L, K]
         pos = self.pos_BL.clamp_max(op.limit) if op.limit else self.pos_BL
-        rate = op.base ** (-torch.arange(0, op.width, 2, dtype=torch.float64) / op.width)
+        rate = torch.tensor(op.turns(), dtype=torch.float64)
         angle = pos.double()[:, None, :, None] * rate
-        cos, sin = angle.cos().to(self.dtype), angle.sin().to(self.dtype)
+        cos, sin = ((op.scale * t).to(self.dtype) for t in (angle.cos(), angle.sin()))
         left, right = x.chunk(2, -1)
         turned = torch.cat([left * cos - right * sin, right * cos + left * sin], -1)
         return turned.transpose(1, 2).flatten(2)
@@ -178,8 +182,9 @@ class _Call:
     def _attend(self, op: p.Attend) -> Tensor:
         cache, length = self.caches[op.cache], self.x_BL.shape[1]
         width = self.program.leaves[op.cache].width
-        cache.write(_heads(self.read(op.k), width), 0)
-        cache.write(_heads(self.read(op.v), width), 1)
+        for i, name in enumerate((op.k, op.v)):
+            heads = _heads(self.read(name), width)
+            cache.write(_rounded(heads) if self.rounds else heads, i)
         keys, values = cache.read(0), cache.read(1)  # [B, G, S, K]
         group = op.heads // keys.shape[1]
         keys, values = (t.repeat_interleave(group, 1) for t in (keys, values))
@@ -232,6 +237,12 @@ class _Call:
 def _heads(x_BLD: Tensor, width: int) -> Tensor:
     """[B, H, L, K]."""
     return x_BLD.reshape(*x_BLD.shape[:2], -1, width).transpose(1, 2)
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """To 255 values of each vector's own scale."""
+    scale = x.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
+    return (x / scale).round() * scale
 
 
 def _mix(scores_BHLS: Tensor, seen: Tensor, values_BHSK: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chainrule.engine import program as p
+from chainrule.nn.rope import rates
 
 if TYPE_CHECKING:
     from chainrule.models.transformer import Transformer
@@ -45,18 +46,27 @@ def lower(model: Transformer) -> p.Program:
 
     def linear(out: str, x: str, name: str) -> p.Linear:
         shape = buffers[out].dim, buffers[x].dim
-        bias = None if llama else weight(f"{name}.bias", shape[0])
+        biased = not llama or (config.qkv_bias and out == "qkv")
+        bias = weight(f"{name}.bias", shape[0]) if biased else None
         return p.Linear(out, x, weight(f"{name}.weight", *shape), bias)
 
-    def norm(out: str, name: str) -> p.Norm:
+    def norm(out: str, name: str, x: str = "x", heads: int = 0) -> p.Norm:
         bias = None if llama else weight(f"{name}.bias", dim)
-        scale = weight(f"{name}.weight", dim)
-        return p.Norm(out, "x", scale, bias, "rms" if llama else "layer", config.epsilon)
+        scale = weight(f"{name}.weight", heads or dim)
+        return p.Norm(out, x, scale, bias, "rms" if llama else "layer", config.epsilon, heads)
+
+    def rope(out: str, x: str, limit: int = 0) -> p.Rope:
+        if config.rope is None:
+            return p.Rope(out, x, width, config.rope_base, limit)
+        turns = rates(width, config.rope_base, config.rope)
+        return p.Rope(out, x, width, config.rope_base, limit, turns, config.rope.scale)
 
     q, k, edge = "q", "k", None
     if llama:
         q, k = "turned_q", "turned_k"
         buffers |= {q: p.Buffer(queries), k: p.Buffer(keys)}
+        if config.qk_norm:
+            buffers |= {"normed_q": p.Buffer(queries), "normed_k": p.Buffer(keys)}
         if config.sinks:
             edge = "edge"
             buffers[edge] = p.Buffer(queries)
@@ -68,13 +78,17 @@ def lower(model: Transformer) -> p.Program:
         layer, cache = f"layers.{i}", f"cache.{i}"
         leaves[cache] = p.Leaf("cache", keys, width)
         ops += [norm("normal", f"{layer}.norm_in"), linear("qkv", "normal", f"{layer}.qkv")]
-        if llama:
+        from_q, from_k = "q", "k"
+        if config.qk_norm:
+            from_q, from_k = "normed_q", "normed_k"
             ops += [
-                p.Rope(q, "q", width, config.rope_base),
-                p.Rope(k, "k", width, config.rope_base),
+                norm(from_q, f"{layer}.norm_q", "q", width),
+                norm(from_k, f"{layer}.norm_k", "k", width),
             ]
+        if llama:
+            ops += [rope(q, from_q), rope(k, from_k)]
         if edge:  # towards the sinks, as far off as the context reaches and no farther
-            ops += [p.Rope(edge, "q", width, config.rope_base, config.context - 1)]
+            ops += [rope(edge, from_q, config.context - 1)]
         window = config.context - config.sinks
         ops += [
             p.Attend("mixed", q, k, "v", cache, config.num_heads, window, config.sinks, edge),

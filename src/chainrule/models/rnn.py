@@ -165,6 +165,10 @@ class RNN(SequenceModel):
         ends = (p.Linear("logits", "hidden", head, "head.bias"),)
         return p.Program(size, size, buffers, weights, leaves, tuple(ops), ends)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the plan of ``_step``: a copy may get other weights."""
+        return {k: v for k, v in self.__dict__.items() if k != "_plan"}
+
     def _law(self, h: Tensor) -> LinearCategorical:
         assert self.space.size is not None
         tied = self.config.tied
@@ -179,7 +183,7 @@ class RNN(SequenceModel):
         plan = self.__dict__.get("_plan")
         if plan is None:  # attribute look-up of a Module costs as much as a small product
             cell = type(self._layers()[0])
-            weights = [tuple(layer.parameters()) for layer in self._layers()]
+            weights = [tuple(layer.weights()) for layer in self._layers()]
             plan = self.embedding.weight, cell.step, cell.parts, weights
             self.__dict__["_plan"] = plan
         table_VD, step, count, weights = plan

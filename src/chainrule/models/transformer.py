@@ -25,6 +25,7 @@ from chainrule.nn import attention
 from chainrule.nn.attention import Angles, rotate
 from chainrule.nn.block import Layer, Shape
 from chainrule.nn.heads import Ahead, LinearCategorical
+from chainrule.nn.rope import rates
 
 FIRST = 16  # positions that a fresh cache has room for
 BLOCK = 1024  # symbols that a cache takes in at a time
@@ -32,7 +33,7 @@ SPARSE = 4  # extra heads learn from one place in so many: they are small
 
 
 class Transformer(SequenceModel):
-    """Embedding, layers, a norm, a linear head. The start symbol is the end symbol, if any."""
+    """Embedding, layers, a norm, a linear head."""
 
     Config = TransformerConfig
     no_bias: Tensor
@@ -42,9 +43,9 @@ class Transformer(SequenceModel):
         assert config.space.size is not None
         self.config: TransformerConfig = config
         self.space = config.space
-        eos = config.space.eos
-        self.begin = config.space.size if eos is None else eos
-        rows = config.space.size + (eos is None) + config.masked  # the last: an unknown symbol
+        begin = config.space.eos if config.begin is None else config.begin
+        self.begin = config.space.size if begin is None else begin
+        rows = config.space.size + (begin is None) + config.masked  # the last: an unknown symbol
         self.embedding = nn.Embedding(rows, config.dim)
         self.position = nn.Embedding(config.context, config.dim) if self.learned else None
         shape = Shape(
@@ -56,6 +57,9 @@ class Transformer(SequenceModel):
             config.gelu,
             config.epsilon,
             config.dropout,
+            config.head_width,
+            config.qkv_bias,
+            config.qk_norm,
         )
         self.layers = nn.ModuleList(Layer(shape) for _ in range(config.num_layers))
         self.norm = shape.norm()
@@ -347,7 +351,9 @@ class Transformer(SequenceModel):
         """Of rotary positions; None where they are learned."""
         if self.learned:
             return None
-        return attention.rotary(pos, self.config.head_width, self.config.rope_base, like)
+        config = self.config
+        turns = rates(config.head_width, config.rope_base, config.rope)
+        return attention.rotary(pos, turns, 1.0 if config.rope is None else config.rope.scale, like)
 
     def _edge(self, pos: Tensor, like: Tensor) -> Angles:
         """Angles towards the sinks: as far off as the context reaches, and no farther."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 from chainrule.core.config import bounded
 from chainrule.core.space import Space
+from chainrule.nn.rope import Scaling
 
 Layout = Literal["llama", "gpt2"]
 SIZES = {"tiny": (2, 64, 2), "small": (4, 128, 4), "base": (6, 384, 6)}
@@ -19,6 +20,7 @@ class TransformerConfig:
     Args:
         layout: llama (Touvron et al. 2023: RMSNorm, rotary positions, SwiGLU, grouped queries, no
             biases) or gpt2 (Radford et al. 2019: LayerNorm, learned positions, GELU, biases).
+        head_dim: width of a head; None: dim / num_heads.
         hidden: width inside the feed-forward part.
         context: how many inputs a prediction looks at, the start symbol included. Beyond it, llama
             slides: the newest ``context - sinks`` and the first ``sinks`` inputs. gpt2 begins a
@@ -26,6 +28,10 @@ class TransformerConfig:
         dropout: share of what is dropped from the embedding and from every branch, in training.
         gelu: exact (none) or by a hyperbolic tangent, as OpenAI's weights want it; of gpt2.
         tied: the embedding is the output weights too (Press & Wolf 2017).
+        rope: rotary positions stretched over a longer context.
+        qkv_bias: queries, keys and values have biases, as in Qwen2; of llama.
+        qk_norm: heads of queries and keys are normed, as in Qwen3; of llama.
+        begin: the start symbol; None: the end symbol, or one of its own where there is none.
         ahead: extra heads were trained to guess so many symbols beyond the next; 0 for none.
         masked: trained on blanks too: the same weights fill them in (``Transformer.masked``).
 
@@ -39,6 +45,7 @@ class TransformerConfig:
     dim: int = 128
     num_heads: int = 4
     num_kv_heads: int = 4
+    head_dim: int | None = None
     hidden: int = 384
     context: int = 256
     sinks: int = 4
@@ -46,7 +53,11 @@ class TransformerConfig:
     tied: bool = False
     gelu: Literal["none", "tanh"] = "none"
     rope_base: float = 10000.0
+    rope: Scaling | None = None
+    qkv_bias: bool = False
+    qk_norm: bool = False
     epsilon: float = 1e-5
+    begin: int | None = None
     ahead: int = 0
     masked: bool = False
 
@@ -64,25 +75,31 @@ class TransformerConfig:
         bounded("rope_base", self.rope_base, 1, 1e12)
         bounded("epsilon", self.epsilon, 1e-12, 1e-1)
         bounded("ahead", self.ahead, 0, 64)
-        if self.num_heads > self.dim:
+        if self.head_dim is not None:
+            bounded("head_dim", self.head_dim, 1, 65536)
+        elif self.num_heads > self.dim:
             raise ValueError(
                 f"more heads ({self.num_heads}) than the width has room for: {self.dim}"
             )
-        if self.dim % self.num_heads:
+        elif self.dim % self.num_heads:
             raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
+        if self.begin is not None:
+            bounded("begin", self.begin, 0, (self.space.size or 1) - 1)
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
             )
         if self.layout == "gpt2" and self.num_kv_heads != self.num_heads:
             raise ValueError("the gpt2 layout has as many key-value heads as heads")
+        if self.layout == "gpt2" and (self.rope or self.qkv_bias or self.qk_norm or self.head_dim):
+            raise ValueError("rope, qkv_bias, qk_norm and head_dim are of the llama layout")
         if self.layout == "llama" and self.head_width % 2:
             raise ValueError(f"rotary positions need an even head width, not {self.head_width}")
 
     @property
     def head_width(self) -> int:
         """K."""
-        return self.dim // self.num_heads
+        return self.head_dim or self.dim // self.num_heads
 
 
 def transformer(space: Space, size: str = "small") -> TransformerConfig:

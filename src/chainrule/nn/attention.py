@@ -5,6 +5,8 @@ Shapes: B rows, T queries, S keys, D width, H heads, G key-value heads, K head w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,15 +17,18 @@ BAND = 128  # queries that share their keys in a band, at least
 Angles = tuple[Tensor, Tensor] | None  # cos and sin [..., K / 2], where positions are rotary
 
 
-def rotary(pos: Tensor, width: int, base: float, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin [*pos, K / 2] for pairs (i, i + K / 2), as in Llama.
+def rotary(
+    pos: Tensor, rates: Sequence[float], scale: float, like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """scale · cos and scale · sin [*pos, K / 2] for pairs (i, i + K / 2), as in Llama.
 
-    Angles are float64, so that positions far out keep their differences.
-    Source: Su et al. 2021, "RoFormer", equation 34.
+    ``rates``: see ``nn.rope``. Angles are float64, so that positions far out keep their
+    differences.
     """
-    rate = base ** (-torch.arange(0, width, 2, dtype=torch.float64, device=pos.device) / width)
+    rate = torch.tensor(rates, dtype=torch.float64, device=pos.device)
     angle = pos.double()[..., None] * rate
-    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+    cos, sin = angle.cos().mul_(scale), angle.sin().mul_(scale)
+    return cos.to(like.dtype), sin.to(like.dtype)
 
 
 def rotate(x: Tensor, angles: Angles) -> Tensor:

@@ -7,6 +7,7 @@ Shapes: B rows, T positions, N = B·T, D width, H heads, G key-value heads, K he
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from chainrule.nn import attention
 from chainrule.nn.attention import Angles, rotate
+from chainrule.nn.lora import learning, learns
 from chainrule.nn.precision import product_type
 
 Masks = tuple[Tensor, Tensor] | None
@@ -24,7 +26,10 @@ Masks = tuple[Tensor, Tensor] | None
 
 @dataclass(frozen=True)
 class Shape:
-    """What a layer must know beside its weights. ``gelu``: as torch calls its kinds."""
+    """What a layer must know beside its weights. ``gelu``: as torch calls its kinds.
+
+    ``width``: K, where it is not D / H. ``qkv_bias``, ``qk_norm``: of the Llama layout, Qwen's.
+    """
 
     gpt2: bool
     dim: int
@@ -34,10 +39,13 @@ class Shape:
     gelu: str = "none"
     epsilon: float = 1e-5
     dropout: float = 0.0
+    width: int = 0
+    qkv_bias: bool = False
+    qk_norm: bool = False
 
-    def norm(self) -> nn.Module:
+    def norm(self, dim: int | None = None) -> nn.Module:
         """The norm that this layout puts before every part."""
-        return (nn.LayerNorm if self.gpt2 else nn.RMSNorm)(self.dim, self.epsilon)
+        return (nn.LayerNorm if self.gpt2 else nn.RMSNorm)(dim or self.dim, self.epsilon)
 
 
 class Layer(nn.Module):
@@ -45,11 +53,14 @@ class Layer(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        dim, width, gpt2 = shape.dim, shape.dim // shape.num_heads, shape.gpt2
+        dim, width, gpt2 = shape.dim, shape.width or shape.dim // shape.num_heads, shape.gpt2
         self.shape = shape
         self.norm_in, self.norm_mid = shape.norm(), shape.norm()
-        self.qkv = nn.Linear(dim, (shape.num_heads + 2 * shape.num_kv_heads) * width, bias=gpt2)
-        self.out = nn.Linear(dim, dim, bias=gpt2)
+        every = (shape.num_heads + 2 * shape.num_kv_heads) * width
+        self.qkv = nn.Linear(dim, every, bias=gpt2 or shape.qkv_bias)
+        self.norm_q = shape.norm(width) if shape.qk_norm else None
+        self.norm_k = shape.norm(width) if shape.qk_norm else None
+        self.out = nn.Linear(shape.num_heads * width, dim, bias=gpt2)
         self.up = nn.Linear(dim, shape.hidden if gpt2 else 2 * shape.hidden, bias=gpt2)
         self.down = nn.Linear(shape.hidden, dim, bias=gpt2)
         self.dropout = nn.Dropout(shape.dropout)
@@ -59,8 +70,9 @@ class Layer(nn.Module):
 
         ``unseen`` bool [T, T] or [B, T, T]: the keys that a query doesn't see; None: later ones.
         """
-        learns = torch.is_grad_enabled() and self.qkv.weight.requires_grad
-        if not learns or not attention.explicit(x_BTD):
+        taught = torch.is_grad_enabled() and learns(self.qkv)
+        foreign = self.shape.qk_norm or self.shape.qkv_bias  # the node knows neither
+        if not taught or foreign or not attention.explicit(x_BTD):
             q, k, v = self.heads(x_BTD)
             mixed = attention.whole(rotate(q, angles), rotate(k, angles), v, unseen)
             return self.join(x_BTD, mixed)
@@ -68,9 +80,14 @@ class Layer(nn.Module):
         if self.training and self.shape.dropout:
             like = torch.ones_like(x_BTD, dtype=compute)
             masks = self.dropout(like), self.dropout(like)
-        parts = (self.norm_in, self.qkv, self.out, self.norm_mid, self.up, self.down)
-        weights = [t for part in parts for t in (part.weight, getattr(part, "bias", None))]
-        out: Tensor = LayerNode.apply(x_BTD, self.shape, compute, angles, masks, unseen, *weights)
+        weights: list[Tensor | None] = []
+        factors: list[Tensor] = []
+        for part in (self.norm_in, self.qkv, self.out, self.norm_mid, self.up, self.down):
+            weight, pair = learning(part)
+            weights += [weight, getattr(part, "bias", None)]
+            factors += pair
+        every = (*weights, *factors)
+        out: Tensor = LayerNode.apply(x_BTD, self.shape, compute, angles, masks, unseen, *every)
         return out
 
     def heads(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,6 +95,8 @@ class Layer(nn.Module):
         h, g = self.shape.num_heads, self.shape.num_kv_heads
         qkv = self.qkv(self.norm_in(x_BLD)).unflatten(-1, (h + 2 * g, -1)).transpose(1, 2)
         q, k, v = qkv.split((h, g, g), 1)
+        if self.norm_q is not None and self.norm_k is not None:
+            q, k = self.norm_q(q), self.norm_k(k)
         return q, k, v
 
     def join(self, x_BLD: Tensor, mixed_BHLK: Tensor) -> Tensor:
@@ -91,6 +110,8 @@ class Layer(nn.Module):
 class LayerNode(torch.autograd.Function):
     """x [B, T, D] through attention and feed-forward; weights as ``Layer`` names them.
 
+    Behind the twelve weights there may be A and B of each of the four matrices (``nn/lora.py``):
+    these are in the matrices already, and get a gradient in their stead.
     ``masks``: what dropout multiplies the two branches with [B, T, D]. First derivatives only.
     """
 
@@ -106,7 +127,7 @@ class LayerNode(torch.autograd.Function):
         *weights: Tensor | None,
     ) -> Tensor:
         in_w, in_b, mid_w, mid_b = (weights[i] for i in (0, 1, 6, 7))  # norms stay wide
-        narrow = [None if w is None else w.to(compute) for w in weights[2:6] + weights[8:]]
+        narrow = [None if w is None else w.to(compute) for w in weights[2:6] + weights[8:12]]
         qkv_w, qkv_b, out_w, out_b, up_w, up_b, down_w, down_b = narrow
         if angles is not None:
             angles = angles[0].to(compute), angles[1].to(compute)
@@ -127,27 +148,29 @@ class LayerNode(torch.autograd.Function):
         ctx.save_for_backward(
             flat, normal, *stats_in, q, k, v, p, mixed, mid, middle, *stats_mid, up, inner,
             in_w, mid_w, qkv_w, out_w, up_w, down_w,
+            *(w.to(compute) for w in weights[12:] if w is not None),
         )  # fmt: skip
         return y.view_as(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g_BTD: Tensor) -> tuple[Tensor | None, ...]:
-        shape, (rows, length), biased = ctx.shape, ctx.sizes, ctx.shape.gpt2
+        shape, (rows, length) = ctx.shape, ctx.sizes
         (
             flat, normal, mean_in, rate_in, q, k, v, p, mixed, mid, middle, mean_mid, rate_mid,
-            up, inner, in_w, mid_w, qkv_w, out_w, up_w, down_w,
+            up, inner, in_w, mid_w, qkv_w, out_w, up_w, down_w, *factors,
         ) = ctx.saved_tensors  # fmt: skip
+        biased = shape.gpt2 and not factors
         g = g_BTD.reshape(flat.shape)
         masks = ctx.masks
         d = (g if masks is None else g * masks[1].flatten(0, 1)).to(inner.dtype)
-        d_down_w, d_down_b, d_inner = _linear_back(d, inner, down_w, biased)
+        d_down_w, d_down_b, d_inner = _linear_back(d, inner, down_w, biased, factors[6:])
         d_up = _activate_back(d_inner, up, shape)
-        d_up_w, d_up_b, d_middle = _linear_back(d_up, middle, up_w, biased)
+        d_up_w, d_up_b, d_middle = _linear_back(d_up, middle, up_w, biased, factors[4:6])
         d_mid, d_mid_w, d_mid_b = _norm_back(d_middle, mid, mean_mid, rate_mid, mid_w, shape)
         g = d_mid.add_(g)
         d = (g if masks is None else g * masks[0].flatten(0, 1)).to(inner.dtype)
-        d_out_w, d_out_b, d_mixed = _linear_back(d, mixed, out_w, biased)
+        d_out_w, d_out_b, d_mixed = _linear_back(d, mixed, out_w, biased, factors[2:4])
         d_mixed = _to_heads(d_mixed, rows, length, shape)
         d_each = q.new_empty(3, *q.shape)
         d_q, d_k, d_v = d_each.flatten(1, 2)
@@ -159,13 +182,17 @@ class LayerNode(torch.autograd.Function):
         torch.bmm(d_scores, k.flatten(0, 1), out=d_q)
         torch.bmm(d_scores.transpose(1, 2), q.flatten(0, 1), out=d_k)
         d_qkv = _gather(d_each, shape, ctx.angles)
-        d_qkv_w, d_qkv_b, d_normal = _linear_back(d_qkv, normal, qkv_w, biased)
+        d_qkv_w, d_qkv_b, d_normal = _linear_back(d_qkv, normal, qkv_w, biased, factors[:2])
         d_in, d_in_w, d_in_b = _norm_back(d_normal, flat, mean_in, rate_in, in_w, shape)
         wide = in_w.dtype
-        grads = (
-            d_in_w, d_in_b, d_qkv_w, d_qkv_b, d_out_w, d_out_b,
-            d_mid_w, d_mid_b, d_up_w, d_up_b, d_down_w, d_down_b,
-        )  # fmt: skip
+        grads: tuple[Tensor | None, ...]
+        if factors:  # all else is frozen
+            grads = (None,) * 12 + (*d_qkv_w, *d_out_w, *d_up_w, *d_down_w)
+        else:
+            grads = (
+                d_in_w, d_in_b, *d_qkv_w, d_qkv_b, *d_out_w, d_out_b,
+                d_mid_w, d_mid_b, *d_up_w, d_up_b, *d_down_w, d_down_b,
+            )  # fmt: skip
         cast = (None if t is None else t.to(wide) for t in grads)
         return d_in.add_(g).view_as(g_BTD), None, None, None, None, None, *cast
 
@@ -179,10 +206,15 @@ def _linear(x_ND: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 
 def _linear_back(
-    d: Tensor, x: Tensor, weight: Tensor, biased: bool
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Gradients of weight, bias and input."""
-    return d.t() @ x, d.sum(0) if biased else None, d @ weight
+    d: Tensor, x: Tensor, weight: Tensor, biased: bool, pair: Sequence[Tensor]
+) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor]:
+    """Gradients of the weight, or of A and B in its stead; of bias and input."""
+    if pair:
+        a, b = pair
+        own: tuple[Tensor, ...] = (d @ b).t() @ x, ((x @ a.t()).t() @ d).t()
+    else:
+        own = (d.t() @ x,)
+    return own, d.sum(0) if biased else None, d @ weight
 
 
 # ---- norms ----

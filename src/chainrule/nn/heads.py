@@ -94,6 +94,8 @@ class _LinearLogProb(torch.autograd.Function):
         of_hidden, of_weight, of_bias = ctx.types
         width = w.shape[1] - EXTRA
         d_hidden = (p @ w[:, :width]).to(of_hidden).mul_(-g_N[:, None])
+        if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
+            return d_hidden, None, None, None, None
         d_w = p.t() @ (h * -g_N[:, None].to(p.dtype))
         return d_hidden, d_w[:, :width].to(of_weight), d_w[:, width].to(of_bias), None, None
 

@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chainrule.nn.lora import Weighted
 from chainrule.nn.precision import product_type
 from chainrule.nn.scan import GRUScan, MixScan, TanhScan
 
 
-class Layer(nn.Module, ABC):
+class Layer(Weighted, ABC):
     """One recurrent layer. Its state [B, S] is ``parts`` vectors, the hidden one [B, H] last.
 
     Weights lie as in torch's own recurrent modules: [gates · H, D] and [gates · H, H].
@@ -46,7 +47,7 @@ class Layer(nn.Module, ABC):
     def step(
         x_BD: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
-        """One symbol: the new parts [B, H] of the state; weights as ``parameters`` has them."""
+        """One symbol: the new parts [B, H] of the state; weights as ``weights`` has them."""
 
 
 def _last(h_LBH: Tensor, keep: int) -> tuple[Tensor, Tensor]:
@@ -61,7 +62,7 @@ class Tanh(Layer):
 
     def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         x = x_BLD.transpose(0, 1).contiguous()
-        return _last(TanhScan.apply(x, state_BS, *self.parameters(), product_type(x)), keep)
+        return _last(TanhScan.apply(x, state_BS, *self.weights(), product_type(x)), keep)
 
     @staticmethod
     def step(
@@ -77,7 +78,7 @@ class GRU(Layer):
 
     def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         x = x_BLD.transpose(0, 1).contiguous()
-        return _last(GRUScan.apply(x, state_BS, *self.parameters(), product_type(x)), keep)
+        return _last(GRUScan.apply(x, state_BS, *self.weights(), product_type(x)), keep)
 
     @staticmethod
     def step(
@@ -99,7 +100,7 @@ class LSTM(Layer):
 
     def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         # torch's own runs all steps in one oneDNN call, but tells only the last cell state.
-        kind, weights = product_type(x_BLD), list(self.parameters())
+        kind, weights = product_type(x_BLD), self.weights()
         early = x_BLD.shape[1] - keep + 1
         typed = [w.to(kind) for w in weights]
         c, h = (t[None].to(kind).contiguous() for t in state_BS.chunk(2, -1))
@@ -138,7 +139,7 @@ class MinGRU(Layer):
         return torch.sigmoid(gate), new
 
     def forward(self, x_BLD: Tensor, state_BS: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-        z, n = self._gates(x_BLD.transpose(0, 1), self.parameters())
+        z, n = self._gates(x_BLD.transpose(0, 1), self.weights())
         return _last(MixScan.apply(1 - z, z * n, state_BS), keep)
 
     @staticmethod

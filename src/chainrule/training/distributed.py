@@ -220,8 +220,8 @@ class Company(Alone):
     def wrap(self, loss: nn.Module) -> Shared:
         import torch.distributed as dist
 
-        for value in loss.state_dict().values():
-            dist.broadcast(value, 0)
+        for value in (*loss.parameters(), *loss.buffers()):
+            dist.broadcast(value.detach(), 0)
         root: nn.Module = _Root(loss)
         if self.shard:
             self._shard(root)

@@ -20,13 +20,22 @@ class Loss(nn.Module):
 
     Args:
         name, rate: of the objective; carry: go on from the hidden state of the batch before.
+        adapter: what learns in the model's stead, where something does.
 
     Raises:
         ValueError: an unknown objective, or nothing that could be carried.
     """
 
-    def __init__(self, model: SequenceModel, name: str, rate: float, carry: bool) -> None:
+    def __init__(
+        self,
+        model: SequenceModel,
+        name: str,
+        rate: float,
+        carry: bool,
+        adapter: nn.Module | None = None,
+    ) -> None:
         super().__init__()
+        self.adapter = adapter
         self.model, self.carry, self.objective = model, carry, objective(name, rate)
         if carry:
             if name != "nll":

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chainrule.core.config import bounded
 from chainrule.core.model import SequenceModel
 from chainrule.core.noise import Noise
+from chainrule.nn.lora import begun
 from chainrule.training.average import Average
 from chainrule.training.checkpoint import load_checkpoint, save_checkpoint
 from chainrule.training.data import Corpus, stream_batch, windows
@@ -28,7 +29,7 @@ from chainrule.training.loss import Loss
 from chainrule.training.objectives import OBJECTIVES
 from chainrule.training.optim import make_optimiser, warm_up_stable_decay
 from chainrule.training.precision import keep_memory, training_precision
-from chainrule.training.scoring import log_probs
+from chainrule.training.scoring import affordable, log_probs
 from chainrule.training.shards import lane_starts, window_starts
 
 CHECKPOINT_EVERY = 60.0  # seconds
@@ -48,6 +49,7 @@ class TrainConfig:
         carry: consecutive batches, the hidden state carried over (truncated back-propagation).
         threads: of the processor; a resumed run takes as many, so that its sums are the same.
         objective, rate: what is minimised, by name, and its share of replaced symbols.
+        rank: of the adapter that learns in the stead of the weights (``nn/lora.py``); 0: none.
         ema: decay of the weights' running average, which is what is checked and kept; 0: off.
         compile: torch.compile, for runs that are long enough to repay it.
         evaluations: held-out checks over the whole run; patience: how many may pass without
@@ -76,6 +78,7 @@ class TrainConfig:
     rate: float = 0.0
     ema: float = 0.0
     compile: bool = False
+    rank: int = 0
 
     def __post_init__(self) -> None:
         bounded("steps", self.steps, 1, 10**9)
@@ -92,6 +95,7 @@ class TrainConfig:
         bounded("evaluations", self.evaluations, 1, 10**6)
         bounded("patience", self.patience, 1, 10**6)
         bounded("rate", self.rate, 0, 1)
+        bounded("rank", self.rank, 0, 1024)
         bounded("ema", self.ema, 0, 0.999999)
         if self.objective not in OBJECTIVES:
             known = ", ".join(OBJECTIVES)
@@ -123,7 +127,8 @@ class Progress:
 class Trainer:
     """Trains ``model`` on ``corpus``; the best weights on the held-out part are kept.
 
-    On another device, or in shards, it trains a copy: ``best`` (in process 0) is the result.
+    On another device, or in shards, it trains a copy: ``best`` (in process 0) is the result; with
+    a rank it is what an adapter has learned, and the model stays as it is.
     """
 
     def __init__(
@@ -136,15 +141,18 @@ class Trainer:
         self.model, self.corpus, self.config = company.place(model), corpus, config
         self.company, self.device = company, next(self.model.parameters()).device
         keep_memory()
-        self.loss = Loss(self.model, config.objective, config.rate, config.carry)
+        adapter = begun(self.model, config.rank, config.seed) if config.rank else None
+        self.learner: nn.Module = self.model if adapter is None else adapter
+        self.model = self.model if adapter is None else adapter.onto(self.model)
+        self.loss = Loss(self.model, config.objective, config.rate, config.carry, adapter)
         if config.compile and not company.shard:
             self.loss.compile()
         self.shared = company.wrap(self.loss)
         self.optimiser = make_optimiser(
-            self.model, config.optimiser, config.lr, config.weight_decay
+            self.learner, config.optimiser, config.lr, config.weight_decay
         )
         self.peaks = [group["lr"] for group in self.optimiser.param_groups]
-        self.average = Average(self.model, config.ema)
+        self.average = Average(self.learner, config.ema)
         self.progress = Progress(processes=company.size)
         self.best = self._weights()
         self.carried: dict[str, Tensor] = {}
@@ -170,7 +178,7 @@ class Trainer:
                 loss = self._loss(step * config.accumulate + micro)
                 (loss / config.accumulate).backward()
             found.append(loss.detach())
-        norm = full(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip))
+        norm = full(torch.nn.utils.clip_grad_norm_(self.learner.parameters(), config.clip))
         asked = norm.new_tensor([self.stop_asked, self._save_asked])
         told = self.company.mean(torch.cat([torch.stack([*found, norm]), asked]))
         *losses, size, stop, save = told.tolist()  # one wait for the device
@@ -228,7 +236,7 @@ class Trainer:
         Raises:
             ValueError: checkpoints exist and none can be read, or they are another model's.
         """
-        found = load_checkpoint(folder, self.model, self.optimiser, say, self.company)
+        found = load_checkpoint(folder, self.learner, self.optimiser, say, self.company)
         if found is None:
             return False
         numbers, tensors = found
@@ -259,11 +267,11 @@ class Trainer:
         for name, value in self.carried.items():
             tensors[f"state/{name}"] = self.company.all_rows(value, batch)
         at, optimiser = self.progress, self.optimiser
-        save_checkpoint(folder, at.step, self.model, optimiser, vars(at), tensors, self.company)
+        save_checkpoint(folder, at.step, self.learner, optimiser, vars(at), tensors, self.company)
 
     def held_out_bits(self) -> float:
         """Bits per unit on (at most 64k symbols of) the held-out part, in lanes."""
-        symbols = self.corpus.held_out[:65536]
+        symbols = self.corpus.held_out[: affordable(self.model, 65536)]
         if not len(symbols):
             return math.nan
         with torch.no_grad():
@@ -377,7 +385,7 @@ class Trainer:
         self.model.train()
 
     def _weights(self) -> dict[str, Tensor]:
-        return whole(self.model.state_dict(), self.company.first)
+        return whole(self.learner.state_dict(), self.company.first)
 
     @property
     def _stopping(self) -> bool:

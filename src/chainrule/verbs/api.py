@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from chainrule.artifact import Artifact
+from chainrule.verbs import bring as _bring
 from chainrule.verbs import fit as _fit
 from chainrule.verbs.bench import Frontier
 from chainrule.verbs.demo import Demo
 from chainrule.verbs.demo import demo as _demo
 from chainrule.verbs.ensemble import ensemble_of
 from chainrule.verbs.evaluate import Evaluation
+from chainrule.verbs.export import Exported
 from chainrule.verbs.fitted import Fitted, load
 from chainrule.verbs.generate import Sample, Stream
 from chainrule.verbs.infill import Infilled
@@ -41,7 +43,8 @@ def fit(
 
     Options, all optional: model, size, codec, vocabulary, tokenizer, time ("2m") or steps,
     batch, context, lr, dropout, accumulate, carry, objective, rate, ahead, seed, field, column,
-    base (a run whose weights this one starts from), tensorboard, shard, display.
+    base (a run whose weights this one starts from), old (text of what it knew), adapter ("lora"),
+    rank, tensorboard, shard, display.
 
     Raises:
         ValueError: wrong input; nothing that was there before is changed.
@@ -149,6 +152,37 @@ def quantize(
     Settings: text (a file to score; else the held-out part), progress.
     """
     return _opened(run).quantize(to, out, **settings)
+
+
+def import_hf(path: str | Path, out: str | Path | None = None, **settings: Any) -> Fitted:
+    """A Hugging Face folder (config.json, safetensors, tokenizer.json) as a run in ``out``.
+
+    Raises:
+        ValueError: a pickle, code of its own, a layout that isn't had here, or damage.
+    """
+    return Fitted(_bring.import_hf(path, out, **settings))
+
+
+def import_gguf(path: str | Path, out: str | Path | None = None, **settings: Any) -> Fitted:
+    """A GGUF file as a run in ``out``.
+
+    Raises:
+        ValueError: a layout or type that isn't had here, or damage.
+    """
+    return Fitted(_bring.import_gguf(path, out, **settings))
+
+
+def export(run: Model, to: str = "hf", out: str | Path | None = None, **settings: Any) -> Exported:
+    """Write a transformer for other software: "hf" (transformers) or "gguf" (llama.cpp).
+
+    Settings: kind (F32, BF16, F16, Q8_0 or Q4_0, of a GGUF), progress.
+    """
+    return _opened(run).export(to, out, **settings)
+
+
+def merge(run: Model, out: str | Path | None = None) -> Fitted:
+    """An adapter and the run that it is for as a whole run, in ``out`` (RUN-merged)."""
+    return _opened(run).merge(out)
 
 
 def inspect(run: Model) -> Card:

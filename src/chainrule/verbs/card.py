@@ -30,7 +30,8 @@ def finish(
     if len(corpus.held_out):
 
         def bits(model: Any) -> float:
-            return held_out_bits(model, corpus.held_out, corpus.held_out_bytes, progress)
+            size, own = corpus.held_out_bytes, artifact.model
+            return held_out_bits(model, corpus.held_out, size, progress, beside=own)
 
         done = {**done, "held_out_bits_per_byte": bits(artifact.model)}
         others = compressors(corpus.held_out_text())

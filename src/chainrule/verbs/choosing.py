@@ -21,6 +21,7 @@ from chainrule.training.trainer import TrainConfig
 
 MOST_CHARACTERS = 200  # with more of them, bytes are the better symbols
 DEFAULT_TIME = "5m"
+LORA_RANK, LORA_LR = 16, 1e-3
 REPAID = 600  # seconds of a run that repay half a minute of compiling
 
 
@@ -48,6 +49,9 @@ class Options:
     field: str | None = None
     column: str | None = None
     base: str | Path | None = None  # the run that this one starts from: --from
+    old: str | Path | None = None  # text of what it knew before, to see what it forgets
+    adapter: str | None = None  # what learns beside weights that stay as they are
+    rank: int | None = None  # of the adapter
     tensorboard: bool = False
     shard: bool = False  # weights, gradients and optimiser in shards over the processes
 
@@ -56,6 +60,7 @@ class Options:
             ("model", registry.RECIPES),
             ("size", ("tiny", "small", "base")),
             ("codec", registry.CODECS),
+            ("adapter", ("lora",)),
         ):
             value = getattr(self, name)
             if value is not None and value not in known:
@@ -64,6 +69,16 @@ class Options:
             raise ValueError("give --time or --steps, not both")
         if self.rate is not None and self.objective == "nll":
             raise ValueError("--rate belongs to --objective scheduled, noise or hybrid")
+        for name in ("adapter", "old"):
+            if getattr(self, name) is not None and self.base is None:
+                raise ValueError(f"--{name} needs a run to start from: --from RUN")
+        if self.rank is not None:
+            if self.adapter is None:
+                raise ValueError("--rank belongs to --adapter lora")
+            bounded("rank", self.rank, 1, 1024)
+        if self.adapter is not None and (self.shard or self.dropout is not None):
+            name = "--shard" if self.shard else "--dropout"
+            raise ValueError(f"{name} belongs to full fine-tuning: leave it, or --adapter, out")
         if self.steps is not None:
             bounded("steps", self.steps, 1, 10**9)
         if self.vocabulary is not None:
@@ -171,6 +186,8 @@ def choose_training(name: str, size: str, asked: Options) -> TrainConfig:
             "length": {"tiny": 64, "small": 128, "base": 256}[size],
             "lr": {"tiny": 1e-2, "small": 5e-3, "base": 3e-3}[size],
         }
+    if asked.adapter is not None:  # A and B are no matrices of a network: Muon is not for them
+        usual |= {"optimiser": "adamw", "lr": LORA_LR, "rank": asked.rank or LORA_RANK}
     seconds = seconds_of(asked.time or DEFAULT_TIME)
     usual["compile"] = asked.steps is None and seconds >= REPAID and compiling_pays()
     asked_for = {k: v for k, v in given.items() if v is not None}

@@ -8,16 +8,24 @@ import shutil
 import time as clock
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from chainrule.artifact import Artifact, load_artifact, load_config_parts, read_config
+from chainrule.artifact import (
+    Artifact,
+    load_adapter,
+    load_artifact,
+    load_config_parts,
+    read_config,
+)
 from chainrule.core.config import from_dict, to_dict
 from chainrule.core.model import SequenceModel
 from chainrule.files import locked, remove_partial, write_text
+from chainrule.nn.lora import begun
 from chainrule.training import track
 from chainrule.training.calibrate import calibrate
 from chainrule.training.checkpoint import checkpoints
@@ -40,8 +48,9 @@ from chainrule.verbs.display import Display, display_for
 from chainrule.verbs.follow import follow, stopping, together
 from chainrule.verbs.generate import PLAIN, generate
 from chainrule.verbs.resume import given, records, same_data, same_options
-from chainrule.verbs.tune import Base, facts, start_again
+from chainrule.verbs.tune import Base, carry, facts, start_again
 
+SHOWN = 2**32  # multiplications that a sample shown during training may take
 BASELINE_SYMBOLS = 4_000_000  # the n-gram beside every model is fitted on at most so many
 
 
@@ -160,7 +169,7 @@ def _new(
     def build(dropout: float | None) -> SequenceModel:
         torch.manual_seed(asked.seed)
         if base is not None:
-            return base.model(dropout)
+            return base.model(dropout) if asked.adapter is None else base.artifact.model
         masked = asked.objective == "hybrid"
         return make_model(
             name, size, codec.space, dropout, config.length, ahead=asked.ahead, masked=masked
@@ -169,14 +178,20 @@ def _new(
     model = build(asked.dropout)
     recipe = {"name": name, "size": size, "seed": asked.seed, **facts(source, asked, corpus)}
     artifact = Artifact(model, codec, recipe)
+    learning = ""
     if base is not None:
-        recipe["base"] = base.origin(corpus, display.working)
+        recipe |= base.carried()
+        recipe["base"] = base.origin(asked.old, corpus, display.working)
+        if config.rank:
+            artifact = replace(base.adapted(config.rank), recipe=recipe)
+            small = sum(p.numel() for p in begun(model, config.rank, 0).parameters())
+            learning = f", and {small:,} that learn beside them"
     if model.by_gradient:
         company.rows(min(config.batch, len(corpus.train)))  # or there are too few of them
         if seconds is not None:
             together(company, "calibrate", model, corpus, config, seconds=seconds)
             config = calibrate(model, corpus, config, seconds, company)
-        if asked.dropout is None:  # known only now: it depends on how often the data is seen
+        if asked.dropout is None and not config.rank:  # depends on how often the data is seen
             artifact.model = build(choose_dropout(config, len(corpus.train)))
         artifact.recipe["training"] = to_dict(config)
         within = "" if seconds is None else f" in {seconds:.0f} s"
@@ -185,8 +200,8 @@ def _new(
         budget = "counted, not trained"
     count = sum(p.numel() for p in model.parameters())
     display.say(
-        f"model {name}, size {size} ({count:,} parameters): {len(corpus.train):,} symbols "
-        f"to learn, {budget}"
+        f"model {name}, size {size} ({count:,} parameters{learning}): "
+        f"{len(corpus.train):,} symbols to learn, {budget}"
     )
     return artifact, corpus
 
@@ -220,10 +235,12 @@ def _again(
         display.say(f"{folder} is finished: nothing to resume")
         return load_artifact(folder)
     torch.manual_seed(recipe.get("seed", 0))
-    model, codec = load_config_parts(folder, config)
-    corpus = prepare(collection, codec, progress=display.working)
+    if config["adapter"]:
+        artifact = load_adapter(folder, config, fresh=True)
+    else:
+        artifact = Artifact(*load_config_parts(folder, config), recipe, results)
+    corpus = prepare(collection, artifact.codec, progress=display.working)
     display.say(corpus.description)
-    artifact = Artifact(model, codec, recipe, results)
     return _train(artifact, corpus, folder, display, True, asked.tensorboard, company)
 
 
@@ -243,10 +260,12 @@ def _train(
     torch.manual_seed(config.seed)
     metrics, saves = folder / "metrics.jsonl", folder / "checkpoints"
     remove_partial(saves)
-    if resume and "base" in artifact.recipe and not checkpoints(saves):
+    whole = artifact.merged is None
+    if resume and whole and "base" in artifact.recipe and not checkpoints(saves):
         start_again(artifact.model, artifact.recipe)
-    together(company, "train", artifact.model, corpus, config, resume=resume)
-    trainer = Trainer(artifact.model, corpus, config, company)
+    model = artifact.base.model
+    together(company, "train", model, corpus, config, resume=resume)
+    trainer = Trainer(model, corpus, config, company)
     if resume and trainer.resume(saves, display.say):
         display.say(f"resumed at step {trainer.progress.step:,}")
     else:
@@ -255,6 +274,7 @@ def _train(
         trainer.save(saves)  # so that where there is a config.json, there are weights to begin with
     artifact.save_config(folder)
     artifact.save_baseline(folder)
+    carry(artifact.recipe, folder)
     kept = list(records(metrics, trainer.progress.step))
     _write_records(metrics, kept)
     every = max(1, config.steps // 1000)
@@ -273,13 +293,14 @@ def _train(
                 with suppress(OSError), metrics.open("a", encoding="utf-8") as log:
                     log.write(json.dumps(record) + "\n")  # a full disk: all are written at the end
             if checked and record["best"]:
-                artifact.model.load_state_dict(trainer.best)
+                artifact.learned(trainer.best)
                 try:
                     artifact.save_weights(folder)
                 except OSError as error:
                     display.say(f"{error}; training goes on")
                 artifact.model.eval()
-                (shown,) = generate(artifact, length=200, seed=config.seed, **PLAIN)
+                length = min(200, max(40, SHOWN // sum(p.numel() for p in model.parameters())))
+                (shown,) = generate(artifact, length=length, seed=config.seed, **PLAIN)
                 display.sample(shown.text)
             display.report(record)
 
@@ -289,7 +310,7 @@ def _train(
             failed = error
         finally:
             display.end()
-    artifact.model.load_state_dict(trainer.best)
+    artifact.learned(trainer.best)
     artifact.model.eval()
     artifact.save_weights(folder)
     _write_records(metrics, kept)

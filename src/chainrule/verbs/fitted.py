@@ -6,19 +6,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from chainrule.artifact import Artifact, load_artifact
+from chainrule.core.codec import Encoded
 from chainrule.verbs import attention as _attention
 from chainrule.verbs import bench as _bench
+from chainrule.verbs import chat as _chat
 from chainrule.verbs import evaluate as _evaluate
+from chainrule.verbs import export as _export
 from chainrule.verbs import generate as _generate
 from chainrule.verbs import infill as _infill
 from chainrule.verbs import inspect as _inspect
+from chainrule.verbs import merge as _merge
 from chainrule.verbs import next as _next
+from chainrule.verbs import passkey as _passkey
 from chainrule.verbs import quantize as _quantize
 from chainrule.verbs import rollout as _rollout
 from chainrule.verbs import score as _score
 from chainrule.verbs import search as _search
-from chainrule.verbs.generate import Sample, Stream
+from chainrule.verbs import stretch as _stretch
+from chainrule.verbs.generate import Prompt, Sample, Stream
 from chainrule.verbs.infill import Infilled
 from chainrule.verbs.score import Score
 
@@ -30,12 +39,12 @@ class Fitted:
         self.artifact = artifact
 
     def generate(
-        self, prompt: str | Sequence[str] = "", n: int = 1, length: int = 300, **settings: Any
+        self, prompt: Prompt | Sequence[Prompt] = "", n: int = 1, length: int = 300, **settings: Any
     ) -> list[Sample]:
-        """n continuations of every prompt; settings as in ``chainrule.generate``."""
+        """n continuations of every prompt, text or symbols; settings as ``chainrule.generate``."""
         return _generate.generate(self.artifact, prompt, n=n, length=length, **settings)
 
-    def stream(self, prompt: str = "", length: int = 300, **settings: Any) -> Stream:
+    def stream(self, prompt: Prompt = "", length: int = 300, **settings: Any) -> Stream:
         """The text of one continuation, piece by piece, as soon as it is certain."""
         return _generate.stream(self.artifact, prompt, length=length, **settings)
 
@@ -81,6 +90,14 @@ class Fitted:
         """The k likeliest words to come (or to complete), likeliest first; backend and dtype."""
         return _next.next_words(self.artifact, prefix, k=k, **settings)
 
+    def typing(self, k: int = 3, **settings: Any) -> _next.Typist:
+        """Suggestions while a text is typed: ``type("h")``, ``erase()``; backend and dtype.
+
+        Raises:
+            ValueError: k out of bounds, or a backend that can't be.
+        """
+        return _next.Typist(self.artifact, k, **settings)
+
     def score(self, text: str | bytes, **settings: Any) -> Score:
         """The log-probability of a text, whole and per symbol; settings: backend and dtype."""
         return _score.score(self.artifact, text, **settings)
@@ -88,6 +105,14 @@ class Fitted:
     def evaluate(self, source: str | Path, **where: Any) -> _evaluate.Evaluation:
         """Bits per byte on other data, with n-gram, gzip and xz beside it."""
         return _evaluate.evaluate(self.artifact, source, **where)
+
+    def passkey(self, source: str | Path, **settings: Any) -> _passkey.Passkey:
+        """Whether a key is found again far back in filler; settings as ``evaluate --passkey``.
+
+        Raises:
+            ValueError: settings out of bounds, or data too short.
+        """
+        return _passkey.passkey(self.artifact, source, **settings)
 
     def rollout(self, source: str | Path, **settings: Any) -> _rollout.Rollout:
         """How errors add up over the model's own symbols; settings as ``evaluate --rollout``.
@@ -115,6 +140,72 @@ class Fitted:
         """
         return _quantize.quantize(self.artifact, to, out, **settings)
 
+    def export(
+        self, to: str = "hf", out: str | Path | None = None, **settings: Any
+    ) -> _export.Exported:
+        """Write a transformer for other software; settings as ``chainrule.export``.
+
+        Raises:
+            ValueError: a run that the form has no place for, or a place that is taken.
+        """
+        return _export.export(self.artifact, to, out, **settings)
+
+    def stretched(self, rope: str) -> Fitted:
+        """The same weights with ``rope`` KIND:FACTOR and so many times the context.
+
+        Raises:
+            ValueError: another form, or a model without rotary positions.
+        """
+        return Fitted(_stretch.stretched(self.artifact, rope))
+
+    def encode(self, text: str | bytes) -> NDArray[np.int64]:
+        """The symbols of a text: int64 [T]. ``generate`` takes them for a prompt too.
+
+        Raises:
+            ValueError: a text that the codec can't take.
+        """
+        return np.asarray(self.artifact.codec.encode(text).symbols, np.int64)
+
+    def decode(self, symbols: Sequence[int] | NDArray[np.integer[Any]]) -> str:
+        """The text of symbols [T].
+
+        Raises:
+            ValueError: numbers that are no symbols of this alphabet.
+        """
+        return self.artifact.codec.decode(Encoded(np.asarray(symbols, np.int64)))
+
+    def adapter(self, folder: str | Path) -> Fitted:
+        """The same run with an adapter that was trained for it; the weights are shared.
+
+        Raises:
+            ValueError: an adapter for another base, or no adapter.
+        """
+        return load(folder, self)
+
+    def merge(self, out: str | Path | None = None) -> Fitted:
+        """An adapter and its base as a whole run, written into ``out`` (RUN-merged).
+
+        Raises:
+            ValueError: no adapter, or a folder that exists.
+        """
+        return Fitted(_merge.merge(self.artifact, out))
+
+    def chat(
+        self, messages: str | Sequence[_chat.Message], length: int = 512, **settings: Any
+    ) -> _chat.Reply:
+        """The next message of a conversation; settings as in ``chainrule.chat``.
+
+        Raises:
+            ValueError: a run without a chat template, or messages that it can't take.
+        """
+        return _chat.chat(self.artifact, messages, length, **settings)
+
+    def chat_stream(
+        self, messages: str | Sequence[_chat.Message], length: int = 512, **settings: Any
+    ) -> _chat.ChatStream:
+        """The same, piece by piece, as soon as it is certain."""
+        return _chat.chat_stream(self.artifact, messages, length, **settings)
+
     def inspect(self) -> _inspect.Card:
         """What this is and how it was made."""
         return _inspect.inspect(self.artifact)
@@ -139,10 +230,13 @@ class Fitted:
         return self.inspect()._repr_html_()
 
 
-def load(folder: str | Path) -> Fitted:
+def load(folder: str | Path, base: str | Path | Fitted | None = None) -> Fitted:
     """Open a fitted artifact.
 
+    Args:
+        base: the run that an adapter is for, where it isn't the one that it names.
+
     Raises:
-        ValueError: not an artifact, damaged, or of a newer format.
+        ValueError: not an artifact, damaged, of a newer format, or an adapter for another base.
     """
-    return Fitted(load_artifact(folder))
+    return Fitted(load_artifact(folder, base.artifact if isinstance(base, Fitted) else base))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule.artifact import Artifact
@@ -28,6 +29,7 @@ from chainrule.verbs.strategies import Decoding, check, decoding
 ROWS = 64  # continuations drawn at a time; more only cost memory
 # For what must be the same bytes wherever it is made: nothing that is measured, and no kernels.
 PLAIN: dict[str, Any] = {"strategy": "ancestral", "backend": "torch"}
+Prompt = str | Sequence[int] | NDArray[np.integer[Any]]  # text, or its symbols [T]
 
 
 @dataclass(frozen=True)
@@ -118,13 +120,14 @@ class Settings:
 
 def generate(
     artifact: Artifact,
-    prompt: str | Sequence[str] = "",
+    prompt: Prompt | Sequence[Prompt] = "",
     n: int = 1,
     length: int = 300,
     **settings: Any,
 ) -> list[Sample]:
     """Draw n continuations of every prompt, ``length`` symbols at most.
 
+    A prompt is text, or symbols [T], which are used as they are and decoded for ``Sample.text``.
     The i-th continuation of a prompt depends on the seed, i and the prompt alone. Returned
     prompt by prompt. Settings: the fields of ``Settings``.
 
@@ -133,15 +136,35 @@ def generate(
     """
     asked = settings_of(settings)
     check_sizes(n, length)
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    prompts = [prompt] if _single(prompt) else list(prompt)
     if not prompts:
         raise ValueError("no prompt given: an empty one is written ''")
-    encoded = [torch.from_numpy(artifact.codec.encode(p).symbols.astype(np.int64)) for p in prompts]
-    jobs = [(text, x, i) for text, x in zip(prompts, encoded, strict=True) for i in range(n)]
+    jobs = [(*read, i) for read in (_read(artifact, p) for p in prompts) for i in range(n)]
     samples = []
     for first in range(0, len(jobs), ROWS):
         samples += _batch(artifact, jobs[first : first + ROWS], length, asked)
     return samples
+
+
+def _single(prompt: Any) -> bool:
+    """Whether this is one prompt and no list of them."""
+    if isinstance(prompt, str) or getattr(prompt, "ndim", 0) == 1:
+        return True
+    return len(prompt) > 0 and all(isinstance(s, (int, np.integer)) for s in prompt)
+
+
+def _read(artifact: Artifact, prompt: Any) -> tuple[str, Tensor]:
+    """A prompt's text and its symbols int64 [T].
+
+    Raises:
+        ValueError: a text that the codec can't take, or numbers that are no symbols of it.
+    """
+    if isinstance(prompt, str):
+        text, symbols = prompt, artifact.codec.encode(prompt).symbols
+    else:
+        symbols = np.asarray(prompt)
+        text = artifact.codec.decode(Encoded(symbols))
+    return text, torch.from_numpy(symbols.astype(np.int64))
 
 
 class Stream:
@@ -162,7 +185,7 @@ class Stream:
         return None if self._how.choice is None else str(self._how.choice)
 
 
-def stream(artifact: Artifact, prompt: str = "", length: int = 300, **settings: Any) -> Stream:
+def stream(artifact: Artifact, prompt: Prompt = "", length: int = 300, **settings: Any) -> Stream:
     """One continuation in pieces; joined, they are what ``generate`` returns for n = 1.
 
     Raises:
@@ -170,7 +193,7 @@ def stream(artifact: Artifact, prompt: str = "", length: int = 300, **settings: 
     """
     asked = settings_of(settings)
     check_sizes(1, length)
-    x = torch.from_numpy(artifact.codec.encode(prompt).symbols.astype(np.int64))
+    _, x = _read(artifact, prompt)
     texts = [_Text(artifact, asked.stop)]
     how, steps = _begin(artifact, [x], [0], length, asked, texts)
     return Stream(how, _pieces(steps, asked, texts))
@@ -349,8 +372,8 @@ class _Text:
 
     def certain(self) -> Iterator[str]:
         """What no stop string can take back any more."""
-        longest = max(map(len, self.stops), default=1)
-        end = len(self.text) if self.cut else max(self.shown, len(self.text) - longest + 1)
+        begun = (k for s in self.stops for k in range(1, len(s)) if self.text.endswith(s[:k]))
+        end = len(self.text) - (0 if self.cut else max(begun, default=0))
         if end > self.shown:
             yield self.text[self.shown : end]
             self.shown = end

@@ -1,47 +1,123 @@
-"""next: the likeliest words to come, as a phone keyboard shows them.
-
-A word's probability is the sum over the ways to spell its rest and then end it. The search is
-best-first over symbols, in batches, and stops when no unfinished spelling can beat the k-th word.
-"""
+"""next: the likeliest words to come, as a phone keyboard shows them, key by key."""
 
 from __future__ import annotations
 
-import functools
-import heapq
-import itertools
-import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from chainrule.artifact import Artifact
-from chainrule.codecs.text import TextCodec
 from chainrule.core.config import bounded
 from chainrule.core.model import SequenceModel
 from chainrule.core.state import State
+from chainrule.verbs.spelling import Spellings, alphabet_of, letters_from
 
-_ROWS = 16  # spellings extended in one call
-_CALLS = 64  # calls of the model at most
-_LONGEST = 64  # bytes of a word
-
-
-def _letter(byte: int) -> bool:
-    """Letters, digits, apostrophes, and every byte of a character beyond ASCII."""
-    return byte >= 0x80 or byte == 0x27 or chr(byte).isalnum()
+_BACK = 4  # words that can be erased without reading the text again
 
 
-@dataclass(frozen=True)
-class _Spelling:
-    """A beginning of a word: ``state`` row ``row`` has consumed it but for ``symbol``."""
+@dataclass(frozen=True, eq=False)
+class _Border:
+    """A place behind which words are spelled: bytes and symbols before it, and their state."""
 
-    log_p: float
-    text: bytes  # what it spells, behind the part of the prefix that was typed
-    owed: bytes  # typed bytes that it still has to reproduce
+    cut: int
+    num_symbols: int
     state: State
-    row: int
-    symbol: int | None
+
+
+class Typist:
+    """Suggests words while a text is typed. What was typed is read once.
+
+    After any keys it suggests what ``next_words`` finds for the whole text: to the bit in the
+    engine, in torch up to rounding.
+
+    Args:
+        k: words to suggest.
+
+    Raises:
+        ValueError: k out of bounds, or a backend that can't be.
+    """
+
+    def __init__(
+        self, artifact: Artifact, k: int = 3, *, backend: str = "auto", dtype: str | None = None
+    ) -> None:
+        bounded("k", k, 1, 1000)
+        self.k, self.text = k, ""
+        self._codec, self._alphabet = artifact.codec, alphabet_of(artifact.codec)
+        self._model = _runner(artifact, backend, dtype)
+        self._head = np.empty(0, np.int64)  # the symbols before the last border
+        with torch.no_grad():
+            self._borders = [_Border(0, 0, self._model.start(1))]
+        self._spellings: Spellings | None = None
+
+    def type(self, keys: str) -> list[tuple[str, float]]:
+        """Add one character or more; then the k likeliest (word, probability), likeliest first.
+
+        Inside a word they complete it; else they follow it.
+
+        Raises:
+            ValueError: a character that the codec can't take. Then nothing was typed.
+        """
+        self._codec.encode(keys)
+        self.text += keys
+        return self.words()
+
+    def erase(self, count: int = 1) -> list[tuple[str, float]]:
+        """Take back the last ``count`` characters, and suggest.
+
+        Raises:
+            ValueError: more than were typed.
+        """
+        bounded("count", count, 0, len(self.text))
+        self.text = self.text[: len(self.text) - count]
+        return self.words()
+
+    def words(self) -> list[tuple[str, float]]:
+        """What is suggested now."""
+        typed = self.text.encode()
+        start = letters_from(typed)
+        cut = start if self._alphabet.single else _before_blanks(typed, start)
+        self._move(typed, cut)
+        if self._spellings is None:
+            self._spellings = Spellings(self._model, self._alphabet, self._borders[-1].state)
+        found = self._spellings.search(typed[cut:], typed[start:], self.k)
+        return [(word.decode("utf-8", "replace"), p) for word, p in found]
+
+    @property
+    def exact(self) -> bool:
+        """Whether the last search came to its end: no word that was left out is likelier."""
+        return self._spellings is None or self._spellings.exact
+
+    def _move(self, typed: bytes, cut: int) -> None:
+        """Have the state behind typed[:cut] as the last border, by the shortest way."""
+        borders = self._borders
+        while borders[-1].cut > cut:
+            borders.pop()
+            self._spellings = None
+        last = borders[-1]
+        if last.cut == cut:
+            return
+        self._spellings = None  # it holds longer states
+        if self._alphabet.single:
+            new = self._codec.encode(typed[last.cut : cut].decode()).symbols
+            head = np.concatenate([self._head[: last.num_symbols], new])
+        else:  # what was typed since may change the symbols of what was there
+            head = self._codec.encode(typed[:cut].decode()).symbols.astype(np.int64)
+            same = _same(head, self._head)
+            while borders[-1].num_symbols > same:
+                borders.pop()
+            last = borders[-1]
+        state, rest = last.state, head[last.num_symbols :].astype(np.int64)
+        del last
+        if len(rest):
+            with torch.no_grad():
+                state = self._model.extend(state, torch.from_numpy(rest)[None])
+        self._head = head
+        borders.append(_Border(cut, len(head), state))
+        if len(borders) > _BACK + 1:
+            del borders[1]
 
 
 def next_words(
@@ -54,126 +130,33 @@ def next_words(
 ) -> list[tuple[str, float]]:
     """The k likeliest (word, probability), likeliest first.
 
-    When the prefix ends inside a word, the words complete it; else they follow it.
+    When the prefix ends inside a word, the words complete it; else they follow it. Every spelling
+    that is likelier than the k-th word has been followed, unless that would be more than
+    ``spelling.SPELLINGS`` of them. ``Typist`` finds the same, key by key.
 
     Raises:
         ValueError: k out of bounds, a prefix that the codec can't take, or a backend that can't be.
     """
-    bounded("k", k, 1, 1000)
-    typed = prefix.encode()
-    cut = _cut(artifact, typed)
-    start = len(typed)
-    while start > 0 and _letter(typed[start - 1]):
+    return Typist(artifact, k, backend=backend, dtype=dtype).type(prefix)
+
+
+def _runner(artifact: Artifact, backend: str, dtype: str | None) -> SequenceModel:
+    """Float32 in the engine where it can be, if nothing is said: there it is soon done."""
+    choice = artifact.choose(backend, dtype)
+    if (backend, dtype, choice.backend) == ("auto", None, "engine"):
+        choice = artifact.choose("engine", draws=False)
+    return artifact.runner(choice)
+
+
+def _before_blanks(typed: bytes, start: int) -> int:
+    """Symbols of several bytes may run across what was typed: a blank belongs to the next word."""
+    while start > 0 and typed[start - 1 : start].isspace():
         start -= 1
-    begun, owed = typed[start:], typed[cut:]
-    model = artifact.runner(artifact.choose(backend, dtype, draws=False))
-    with torch.no_grad():
-        state = model.start(1)
-        head = artifact.codec.encode(typed[:cut].decode()).symbols.astype(np.int64)
-        if len(head):
-            state = model.extend(state, torch.from_numpy(head)[None])
-        return _search(artifact, model, state, owed, begun, k)
+    return start
 
 
-def _cut(artifact: Artifact, typed: bytes) -> int:
-    """How much of the prefix is safe to encode on its own.
-
-    Symbols of several bytes may run across the end of what was typed: then the last word, and
-    the blank before it, are spelled again by the search.
-    """
-    if max(map(len, artifact.codec.symbol_bytes())) <= 1 or artifact.codec.name == "chars":
-        return len(typed)
-    cut = len(typed)
-    while cut > 0 and _letter(typed[cut - 1]):
-        cut -= 1
-    while cut > 0 and typed[cut - 1 : cut].isspace():
-        cut -= 1
-    return cut
-
-
-def _search(
-    artifact: Artifact, model: SequenceModel, state: State, owed: bytes, begun: bytes, k: int
-) -> list[tuple[str, float]]:
-    words: dict[bytes, float] = {}
-    spelled = 0.0 if owed else 1.0  # mass of what reproduces the typed bytes
-    order = itertools.count()
-    heap: list[tuple[float, int, _Spelling]] = []
-
-    def push(s: _Spelling) -> None:
-        heapq.heappush(heap, (-s.log_p, next(order), s))
-
-    push(_Spelling(0.0, b"", owed, state, 0, None))
-    for _ in range(_CALLS):
-        best = sorted(words.values(), reverse=True)[:k]
-        if not heap or (len(best) == k and best[-1] >= math.exp(-heap[0][0])):
-            break
-        batch = [heapq.heappop(heap)[2] for _ in range(min(_ROWS, len(heap)))]
-        states, log_p_BV = _extend(model, batch)
-        for row, s in enumerate(batch):
-            log_p_V = log_p_BV[row]
-            for symbol in _candidates(artifact, log_p_V, s.owed):
-                if symbol in artifact.codec.unknown:  # it spells no word
-                    continue
-                log_p = s.log_p + float(log_p_V[symbol])
-                piece = _bytes(artifact)[symbol]
-                rest, owed_left = _match(piece, s.owed)
-                if s.owed and not owed_left:
-                    spelled += math.exp(log_p)
-                text = s.text + rest
-                word = None if owed_left else _complete(begun + text, symbol, artifact)
-                if word is not None:
-                    words[word] = words.get(word, 0.0) + math.exp(log_p)
-                elif len(text) < _LONGEST and log_p > -30:
-                    push(_Spelling(log_p, text, owed_left, states, row, symbol))
-    ranked = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:k]
-    total = spelled or 1.0
-    return [(w.decode("utf-8", "replace"), min(1.0, p / total)) for w, p in ranked]
-
-
-def _extend(model: SequenceModel, batch: list[_Spelling]) -> tuple[State, Tensor]:
-    """States that have consumed every spelling, and their next-symbol law [B, V]."""
-    if batch[0].symbol is None:
-        state = batch[0].state
-    else:
-        rows = [s.state.select([s.row]) for s in batch]
-        x = torch.tensor([[s.symbol] for s in batch])
-        state = model.extend(State.concat(rows), x)
-    law = model.predict(state)
-    return state, law.log_probs()[:, -1]  # type: ignore[attr-defined]
-
-
-@functools.lru_cache(maxsize=8)
-def _table(codec: TextCodec) -> list[bytes]:
-    return codec.symbol_bytes()
-
-
-def _bytes(artifact: Artifact) -> list[bytes]:
-    return _table(artifact.codec)
-
-
-def _candidates(artifact: Artifact, log_p_V: Tensor, owed: bytes) -> list[int]:
-    """Symbols worth following: those that fit what is owed, the improbable left out."""
-    if owed:
-        return [
-            i
-            for i, b in enumerate(_bytes(artifact))
-            if b and (b.startswith(owed) or owed.startswith(b))
-        ]
-    top = log_p_V.topk(min(256, len(log_p_V)))
-    return [i for i, p in zip(top.indices.tolist(), top.values.tolist(), strict=True) if p > -16]
-
-
-def _match(piece: bytes, owed: bytes) -> tuple[bytes, bytes]:
-    """(bytes beyond what was owed, what is still owed)."""
-    return piece[len(owed) :], owed[len(piece) :]
-
-
-def _complete(text: bytes, symbol: int, artifact: Artifact) -> bytes | None:
-    """The word, once something after it shows that it has ended."""
-    first = next((i for i, b in enumerate(text) if _letter(b)), None)
-    if first is None:
-        return None
-    end = next((i for i in range(first, len(text)) if not _letter(text[i])), None)
-    if end is None:
-        return text[first:] if symbol == artifact.codec.space.eos else None
-    return text[first:end]
+def _same(a: NDArray[Any], b: NDArray[Any]) -> int:
+    """How many leading entries are the same."""
+    n = min(len(a), len(b))
+    differ = np.flatnonzero(a[:n] != b[:n])
+    return int(differ[0]) if len(differ) else n

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,23 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chainrule.artifact import FORMAT, Artifact, kept_as, load_artifact
+from chainrule.artifact import QUANTISED, Artifact, kept_as, load_artifact
 from chainrule.engine.program import Program
 from chainrule.engine.quantize import DTYPES, GROUP, DType, Narrow, narrow
 from chainrule.files import (
     TensorFile,
+    new_folder,
     read_json,
-    sync_folder,
     write_json,
     write_tensors,
     write_text,
 )
+from chainrule.formats.adapter import WEIGHTS, Merged
 from chainrule.training.shards import Progress, SymbolArray
 from chainrule.verbs.tune import held_out_bits, held_out_of
 
 TARGETS: tuple[DType, ...] = ("int8", "q4", "bf16", "int8-row")
 _PART = 2**22  # values rounded at a time
-_LEFT = ("model.safetensors", "config.json", "README.md", "checkpoints")  # not copied
+_LEFT = ("model.safetensors", WEIGHTS, "config.json", "README.md", "checkpoints")  # not copied
 
 
 @dataclass(frozen=True)
@@ -100,10 +99,11 @@ def quantize(
     dtype = next((d for d in TARGETS if d == to), None)
     if dtype is None:
         raise ValueError(f"dtype {to!r} is not one of {', '.join(TARGETS)}")
-    if artifact.path is None or not (artifact.path / "model.safetensors").exists():
+    below, part = artifact.base.path, artifact.path
+    if part is None or below is None or not (below / "model.safetensors").exists():
         raise ValueError("only a run that stands in a folder can be quantised")
-    folder = artifact.path
-    own = load_artifact(folder)
+    folder, adapts = part, artifact.merged is not None
+    own = load_artifact(folder, artifact.base if adapts else None)
     if own.precision is not None:
         raise ValueError(
             f"{folder} is quantised already, to {own.precision}: take the run that it was made of"
@@ -117,32 +117,24 @@ def quantize(
     quiet = progress or _quiet
     symbols, units, name = _text(own, text, quiet)
     before, ran_before = _bits(own, "f32", symbols, units, quiet)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    try:
+    with new_folder(target) as aside:
         _copy(folder, aside)
         assert own.stored is not None
         weights = _narrowed(own.stored.file, kept_as(program, dtype), quiet)
         write_tensors(aside / "model.safetensors", weights, {"format": "pt"})
-        config = {**read_json(folder / "config.json"), "format": FORMAT}
+        config = {**read_json(folder / "config.json"), "format": QUANTISED}
+        config.pop("adapter", None)  # it is in the weights now
         config["precision"] = {
             "dtype": dtype,
             **({"group": GROUP[dtype]} if dtype in GROUP else {}),
         }
         write_json(aside / "config.json", config)
         after, ran_after = _bits(load_artifact(aside), None, symbols, units, quiet)
-        sizes = [(f / "model.safetensors").stat().st_size for f in (folder, aside)]
+        sizes = [(f / "model.safetensors").stat().st_size for f in (below, aside)]
         found = Quantized(
             str(target), dtype, name, units, before, after, ran_before, ran_after, *sizes
         )
         _card(folder, aside, target.name, found)
-        umask = os.umask(0)
-        os.umask(umask)
-        aside.chmod(0o777 & ~umask)
-        aside.rename(target)
-        sync_folder(target.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return found
 
 
@@ -189,7 +181,7 @@ def _copy(folder: Path, aside: Path) -> None:
 
 
 def _narrowed(
-    file: TensorFile, kinds: dict[str, set[DType]], progress: Progress
+    file: TensorFile | Merged, kinds: dict[str, set[DType]], progress: Progress
 ) -> dict[str, Tensor]:
     """All tensors, the matrices as ``artifact.Stored`` reads them."""
     found: dict[str, Tensor] = {}
@@ -207,7 +199,7 @@ def _narrowed(
     return found
 
 
-def _matrix(file: TensorFile, name: str, kind: DType) -> Narrow:
+def _matrix(file: TensorFile | Merged, name: str, kind: DType) -> Narrow:
     height, width = file.shapes[name]
     step = max(1, _PART // width)
     parts = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from dataclasses import dataclass, replace
@@ -13,14 +12,18 @@ from chainrule.artifact import Artifact, load_artifact
 from chainrule.codecs.text import TextCodec
 from chainrule.core.config import from_dict, to_dict
 from chainrule.core.model import SequenceModel
-from chainrule.files import load_into, read_tensors
+from chainrule.files import digest, load_into, read_tensors, write_text
+from chainrule.formats.adapter import matrices
+from chainrule.nn.lora import LoRA
 from chainrule.training.data import Corpus, cache_folder, collect, prepare
-from chainrule.training.scoring import log_probs
+from chainrule.training.scoring import affordable, log_probs
 from chainrule.training.shards import VERSION, Progress, SymbolArray, open_symbols
 from chainrule.training.trainer import TrainConfig
+from chainrule.verbs.bring import TEMPLATE
 from chainrule.verbs.choosing import Options
 
 SLOWER = 3  # the learning rate is that of the run by so much: what was learned is to stay
+FOREIGN_LR = 3e-5  # of weights that came from elsewhere, all of which learn
 SCORED = 1_000_000  # symbols of a held-out part that a score reads
 _GIVEN = ("model", "size", "codec", "vocabulary", "tokenizer")
 
@@ -69,10 +72,18 @@ def facts(source: Any, asked: Options, corpus: Corpus) -> dict[str, Any]:
 
 
 def held_out_bits(
-    model: SequenceModel, symbols: SymbolArray, num_bytes: int, progress: Progress
+    model: SequenceModel,
+    symbols: SymbolArray,
+    num_bytes: int,
+    progress: Progress,
+    beside: SequenceModel | None = None,
 ) -> float:
-    """Bits per byte of held-out symbols [N] that stand for ``num_bytes``: of the first million."""
-    part = symbols[:SCORED]
+    """Bits per byte of held-out symbols [N] that stand for ``num_bytes``.
+
+    Of the first million, or fewer where the model is large; ``beside`` another model: of as many
+    as that one is scored on.
+    """
+    part = symbols[: affordable(beside or model, SCORED)]
 
     def told(done: int) -> None:
         progress("scoring the held-out part", done, len(part))
@@ -116,10 +127,12 @@ class Base:
                 f"leave {', '.join(contrary)} out"
             )
         self.artifact = load_artifact(self.path)
-        if self.artifact.precision is not None:
+        if asked.adapter is not None or self.artifact.merged is not None:
+            matrices(self.artifact)
+        elif self.artifact.precision is not None:
             raise ValueError(
                 f"{self.path} is quantised to {self.artifact.precision} and can't go on learning: "
-                "start from the run that it was made of"
+                "start from the run that it was made of, or give --adapter lora"
             )
         if not self.artifact.model.by_gradient:
             raise ValueError(
@@ -134,12 +147,12 @@ class Base:
     def settle(self, asked: Options) -> Options:
         """The options, with what the run brings where nothing was asked."""
         if "training" not in self.artifact.recipe:
-            return asked
+            return asked if asked.lr or asked.adapter else replace(asked, lr=FOREIGN_LR)
         where = f"{Path(self.path) / 'config.json'}: recipe"
         was = from_dict(TrainConfig, self.artifact.recipe["training"], where)
         return replace(
             asked,
-            lr=asked.lr or was.lr / SLOWER,
+            lr=asked.lr or (None if asked.adapter else was.lr / SLOWER),
             batch=asked.batch or was.batch,
             context=asked.context or was.length,
             carry=was.carry if asked.carry is None else asked.carry,
@@ -155,14 +168,41 @@ class Base:
         model.load_state_dict(old.state_dict())
         return model
 
-    def origin(self, corpus: Corpus, progress: Progress) -> dict[str, Any]:
-        """Score both held-out parts as they are before, for the recipe: ``Origin`` as JSON."""
+    def carried(self) -> dict[str, Any]:
+        """What the recipe of a run that came from elsewhere goes on saying."""
+        return {k: v for k, v in self.artifact.recipe.items() if k == "imported"}
+
+    def adapted(self, rank: int) -> Artifact:
+        """The run with an adapter that changes nothing yet."""
+        fresh = self.artifact.adapted(LoRA(matrices(self.artifact), rank))
+        return replace(fresh, baseline=None, path=None)
+
+    def origin(
+        self, old_text: str | Path | None, corpus: Corpus, progress: Progress
+    ) -> dict[str, Any]:
+        """Score both held-out parts as they are before, for the recipe: ``Origin`` as JSON.
+
+        ``old_text``: a file of what the run knew; None: what its recipe names.
+        """
+        assert corpus.source is not None
         artifact, was = self.artifact, _data_of(self.artifact)
+        if old_text is not None:
+            cache = corpus.source.folder.parent
+            found_there = collect(old_text, cache=cache, progress=progress)
+            size = prepare(found_there, artifact.codec, progress=progress).held_out_bytes
+            was = Data(found_there.folder.name, (str(old_text),), None, None, size)
         old = _old_bits(artifact, was, corpus, progress)
         found = {"missing": old} if isinstance(old, str) else {"old": old}
         new = held_out_bits(artifact.model, corpus.held_out, corpus.held_out_bytes, progress)
-        weights = _digest(Path(self.path) / "model.safetensors")
+        weights = digest(Path(self.path) / "model.safetensors")
         return to_dict(Origin(self.path, weights, was, new, **found))
+
+
+def carry(recipe: dict[str, Any], folder: Path) -> None:
+    """Put the chat template of the run that this one came from beside the new weights."""
+    there = Path(_origin(recipe).path) / TEMPLATE if "base" in recipe else folder
+    if there.is_file():
+        write_text(folder / TEMPLATE, there.read_text(encoding="utf-8"))
 
 
 def start_again(model: SequenceModel, recipe: dict[str, Any]) -> None:
@@ -173,7 +213,7 @@ def start_again(model: SequenceModel, recipe: dict[str, Any]) -> None:
     """
     origin = _origin(recipe)
     weights = Path(origin.path) / "model.safetensors"
-    if not weights.is_file() or _digest(weights) != origin.weights:
+    if not weights.is_file() or digest(weights) != origin.weights:
         raise ValueError(
             f"{weights} is gone or not what it was, and there is no checkpoint: "
             "fine-tune into a new folder"
@@ -241,8 +281,3 @@ def _find(was: Data, codec: TextCodec, cache: Path, progress: Progress) -> tuple
         raise ValueError(f"{again.name} is not what it was")
     corpus = prepare(again, codec, progress=progress)
     return corpus.held_out, corpus.held_out_bytes
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

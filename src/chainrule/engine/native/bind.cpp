@@ -235,7 +235,7 @@ void rollout(ChainruleMachine& m, const Sizes& last, const Sizes& positions, con
 void chainrule_bind_machine(nb::module_& m) {
   nb::class_<ChainruleMachine>(m, "ChainruleMachine", "A Program made ready to run.")
       .def(nb::init<const std::vector<Sizes>&, const std::vector<Sizes>&, std::int64_t,
-                    std::int64_t, std::int64_t, bool, int>())
+                    std::int64_t, std::int64_t, int, int>())
       .def("add_matrix",
            [](ChainruleMachine& self, int type, std::int64_t rows, std::int64_t cols,
               std::int64_t group) {

@@ -35,7 +35,8 @@ struct ChainruleKernels {
   // ---- attend.inc ----
   void (*attend)(const ChainruleAttend& job);
   void (*remember)(const float* k, const float* v, std::int64_t width, std::int64_t padded,
-                   bool narrow, std::int64_t place, unsigned char* keys, unsigned char* values);
+                   ChainruleKept kept, std::int64_t place, unsigned char* keys,
+                   unsigned char* values);
   void (*cross)(const ChainruleCross& job);
 
   // ---- sample.inc, draw.inc: laws, warps and noise, in float64 ----

@@ -42,9 +42,10 @@ void ChainruleMachine::refuse(const std::string& op, const std::string& why) con
 ChainruleMachine::ChainruleMachine(const std::vector<std::vector<std::int64_t>>& buffers,
                                    const std::vector<std::vector<std::int64_t>>& leaves,
                                    std::int64_t hidden, std::int64_t logits, std::int64_t size,
-                                   bool narrow, int threads)
-    : hidden_(hidden), logits_(logits), size_(size), narrow_(narrow),
+                                   int kept, int threads)
+    : hidden_(hidden), logits_(logits), size_(size), kept_(static_cast<ChainruleKept>(kept)),
       pool_(threads < kThreads ? threads : kThreads) {
+  if (kept < 0 || kept > 2) refuse("attend", "an unknown kind of cache");
   const auto many = static_cast<std::int64_t>(buffers.size());
   for (const auto& given : buffers) {
     if (given.size() != 3) refuse("buffer", "needs dim, root and first");
@@ -94,7 +95,7 @@ std::int64_t ChainruleMachine::count(ChainruleKind kind) const {
 }
 
 std::int64_t ChainruleMachine::block_bytes(const ChainruleLeaf& leaf) const {
-  return 16 * chainrule_round16(leaf.width) * (narrow_ ? 2 : 4);
+  return chainrule_kept_bytes(kept_, chainrule_round16(leaf.width));
 }
 
 // ---- weights ----
@@ -248,7 +249,7 @@ void ChainruleMachine::add_op(const std::string& name, std::vector<std::int64_t>
   const auto found = chainrule_ops().find(name);
   if (found == chainrule_ops().end()) refuse(name, "unknown");
   const ChainruleOp op = found->second;
-  static constexpr std::size_t kSizes[] = {3, 1, 3, 4, 3, 3, 3, 5, 3, 3, 4, 9, 4, 6, 3, 6, 2};
+  static constexpr std::size_t kSizes[] = {3, 1, 3, 4, 3, 3, 3, 6, 3, 3, 5, 9, 4, 6, 3, 6, 2};
   if (at.size() != kSizes[static_cast<int>(op)]) refuse(name, "a wrong number of arguments");
   const auto need = [&](bool ok, const char* why) {
     if (!ok) refuse(name, why);
@@ -301,7 +302,9 @@ void ChainruleMachine::add_op(const std::string& name, std::vector<std::int64_t>
       need(buffer(1).dim == dim && buffer(2).dim == dim, "widths differ");
       break;
     case ChainruleOp::norm:
-      need(buffer(1).dim == dim && real > 0, "widths differ"), weight(2, 1, dim, 0), optional(3, dim);
+      need(buffer(1).dim == dim && real > 0, "widths differ");
+      need(at[5] > 0 && dim % at[5] == 0, "heads that don't fit");
+      weight(2, 1, at[5], 0), optional(3, at[5]);
       break;
     case ChainruleOp::activate:
       need(buffer(1).dim == dim && at[2] >= 0 && at[2] < 6, "an unknown function");
@@ -310,16 +313,18 @@ void ChainruleMachine::add_op(const std::string& name, std::vector<std::int64_t>
       need(buffer(1).dim == 2 * dim && at[2] >= 0 && at[2] < 6, "an unknown function");
       break;
     case ChainruleOp::rope: {
-      need(buffer(1).dim == dim && at[2] > 1 && at[2] % 2 == 0 && dim % at[2] == 0 && at[3] >= 0 &&
-               real >= 1,
+      need(buffer(1).dim == dim && at[2] > 1 && at[2] % 2 == 0 && dim % at[2] == 0 && at[3] >= 0,
            "heads that don't fit");
+      weight(4, 3, 0, 0);
+      need(static_cast<std::int64_t>(weights_[at[4]]->reals.size()) == at[2] / 2 && real > 0,
+           "rates that don't fit");
       std::size_t turn = 0;
-      while (turn < turns_.size() && (turns_[turn].width != at[2] || turns_[turn].base != real)) ++turn;
+      while (turn < turns_.size() && (turns_[turn].rates != at[4] || turns_[turn].scale != real)) ++turn;
       std::int64_t columns = at[2];
       for (const Turn& each : turns_) columns += each.width;
       if (turn == turns_.size()) {
         need(columns <= kTurned, "more angles than there is room for");
-        turns_.push_back({at[2], real, {}});
+        turns_.push_back({at[2], at[4], real, {}});
       }
       at.push_back(static_cast<std::int64_t>(turn));
       break;

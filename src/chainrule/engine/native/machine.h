@@ -70,7 +70,7 @@ class ChainruleMachine {
   // buffers [n][3]: dim, root, first; leaves [m][3]: kind, dim, width.
   ChainruleMachine(const std::vector<std::vector<std::int64_t>>& buffers,
                    const std::vector<std::vector<std::int64_t>>& leaves, std::int64_t hidden,
-                   std::int64_t logits, std::int64_t size, bool narrow, int threads);
+                   std::int64_t logits, std::int64_t size, int kept, int threads);
 
   // A matrix of zeros, and rows of it in Python's row by row layout (engine/quantize.py).
   std::int64_t add_matrix(ChainruleType type, std::int64_t rows, std::int64_t cols,
@@ -93,7 +93,6 @@ class ChainruleMachine {
   const std::vector<ChainruleLeaf>& leaves() const { return leaves_; }
   std::int64_t hidden_dim() const { return buffers_[hidden_].dim; }
   std::int64_t size() const { return size_; }
-  bool narrow() const { return narrow_; }
   std::int64_t count(ChainruleKind kind) const;
   // Bytes of one block of 16 positions of one head: its keys and its values each.
   std::int64_t block_bytes(const ChainruleLeaf& leaf) const;
@@ -139,7 +138,7 @@ class ChainruleMachine {
   std::int64_t bytes_ = 0, head_bytes_ = 0;  // of weights that a symbol is multiplied with
   std::int64_t meetings_ = 1, head_meetings_ = 1;  // of the threads, a symbol
   std::int64_t alone_ = 256'000;
-  bool narrow_;
+  ChainruleKept kept_;
   ChainrulePool pool_;
   std::mutex mutex_;
 
@@ -155,8 +154,9 @@ class ChainruleMachine {
   std::vector<float> gates_;                          // [row][gates]
   std::vector<std::vector<double>> laws_;
   struct Turn {
-    std::int64_t width;
-    double base;
+    std::int64_t width, rates;  // a weight: radians per position of each pair
+    double scale;
+    void make(const double* rate, std::int64_t position, float* out) const;
     std::vector<float> table;  // [position][2][width / 2]
   };
   std::vector<Turn> turns_;

@@ -80,17 +80,27 @@ inline std::int64_t chainrule_tile(ChainruleType type, std::int64_t left) {
   return left >= 12 ? 12 : left >= 8 ? 8 : left >= 6 ? 6 : left >= 4 ? 4 : left;
 }
 
-// Consecutive queries of one head of one row, on its cache of blocks of 16 positions. A key block
-// is [width][16] floats or [width / 2][16][2] bf16, a value block [16][padded width] of either.
+// What keys and values are kept in. A block of 16 positions has keys in pieces of 4 bytes, [width]
+// [16] floats, [width / 2][16][2] bf16 or [width / 4][16][4] bytes k + 128, or values [16][padded
+// width] of either, signed where they are bytes; behind bytes 16 scales, float.
+enum class ChainruleKept : int { f32 = 0, bf16 = 1, int8 = 2 };
+
+inline std::int64_t chainrule_kept_bytes(ChainruleKept kept, std::int64_t padded) {
+  return kept == ChainruleKept::f32 ? 64 * padded : kept == ChainruleKept::bf16 ? 32 * padded
+                                                                                : 16 * padded + 64;
+}
+
+// Queries of one row, on its cache of one head of keys: of consecutive positions (step 1), or of
+// one position and several heads that share the keys (step 0).
 struct ChainruleAttend {
   const float* query = nullptr;  // [count] queries, stride_q apart
   const float* edge = nullptr;   // the same towards the sinks, stride_edge apart; or null
-  std::int64_t stride_q = 0, stride_edge = 0, count = 0;
+  std::int64_t stride_q = 0, stride_edge = 0, count = 0, step = 1;
   std::int64_t place = 0;  // where the first query's own key stands in the cache
   std::int64_t window = 0, sinks = 0;
   const unsigned char* keys = nullptr;
   const unsigned char* values = nullptr;
-  bool narrow = false;
+  ChainruleKept kept = ChainruleKept::f32;
   bool both = false;  // all queries but the first see the keys of all
   std::int64_t width = 0, padded = 0;
   float* scores = nullptr;  // chainrule_score_room(place + count, padded) floats

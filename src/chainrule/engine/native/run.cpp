@@ -108,20 +108,13 @@ void ChainruleMachine::piece(const ChainruleCall& call, std::int64_t first, std:
     if (scores.size() < room) scores.resize(room + room / 2);
   }
   for (Turn& turn : turns_) {
-    const std::int64_t half = turn.width / 2;
     const std::int64_t have = static_cast<std::int64_t>(turn.table.size()) / turn.width;
     std::int64_t want = std::min(farthest, kTurns);
     if (want <= have) continue;
     want = std::min(kTurns, std::max(want, have + 256));
     turn.table.resize(static_cast<std::size_t>(want * turn.width));
-    for (std::int64_t p = have; p < want; ++p) {
-      for (std::int64_t i = 0; i < half; ++i) {
-        const double rate = std::pow(turn.base, -2.0 * static_cast<double>(i) / turn.width);
-        const double angle = static_cast<double>(p) * rate;
-        turn.table[p * turn.width + i] = static_cast<float>(std::cos(angle));
-        turn.table[p * turn.width + half + i] = static_cast<float>(std::sin(angle));
-      }
-    }
+    const double* const rate = weights_[turn.rates]->reals.data();
+    for (std::int64_t p = have; p < want; ++p) turn.make(rate, p, &turn.table[p * turn.width]);
   }
   pool_.run(
       [this](int thread) {
@@ -232,8 +225,10 @@ void ChainruleMachine::do_row(const ChainruleStep& each, std::int64_t n, int thr
     case ChainruleOp::add: k.add(row(at[1], n), row(at[2], n), dim, out); return;
     case ChainruleOp::mul: k.mul(row(at[1], n), row(at[2], n), dim, out); return;
     case ChainruleOp::norm:
-      k.norm(at[4] != 0, row(at[1], n), dim, vector(2), vector(3),
-             static_cast<float>(each.real), out);
+      for (std::int64_t d = 0; d < dim; d += at[5]) {
+        k.norm(at[4] != 0, row(at[1], n) + d, at[5], vector(2), vector(3),
+               static_cast<float>(each.real), out + d);
+      }
       return;
     case ChainruleOp::activate:
       k.activate(static_cast<int>(at[2]), row(at[1], n), dim, out);
@@ -278,18 +273,21 @@ void ChainruleMachine::do_row(const ChainruleStep& each, std::int64_t n, int thr
 
 const float* ChainruleMachine::angles(const ChainruleStep& each, std::int64_t position,
                                       int thread) {
-  const Turn& turn = turns_[each.at[4]];
-  const std::int64_t half = turn.width / 2;
+  const Turn& turn = turns_[each.at[5]];
   if (position < static_cast<std::int64_t>(turn.table.size()) / turn.width) {
     return turn.table.data() + position * turn.width;
   }
   auto& made = angles_[thread];
-  for (std::int64_t i = 0; i < half; ++i) {
-    const double rate = std::pow(turn.base, -2.0 * static_cast<double>(i) / turn.width);
-    made[i] = static_cast<float>(std::cos(static_cast<double>(position) * rate));
-    made[half + i] = static_cast<float>(std::sin(static_cast<double>(position) * rate));
-  }
+  turn.make(weights_[turn.rates]->reals.data(), position, made.data());
   return made.data();
+}
+
+void ChainruleMachine::Turn::make(const double* rate, std::int64_t position, float* out) const {
+  for (std::int64_t i = 0; i < width / 2; ++i) {
+    const double angle = static_cast<double>(position) * rate[i];
+    out[i] = static_cast<float>(scale * std::cos(angle));
+    out[width / 2 + i] = static_cast<float>(scale * std::sin(angle));
+  }
 }
 
 void ChainruleMachine::product(const ChainruleWeight& w, const float* x, std::int64_t stride_x,
@@ -325,25 +323,32 @@ void ChainruleMachine::do_attend(const ChainruleStep& each, int thread) {
     return call_->caches[leaf.place][b] + 2 * g * half;
   };
   ChainruleAttend job;
-  job.narrow = narrow_, job.both = call_->both, job.width = width, job.padded = (width + 15) / 16 * 16;
-  job.window = at[6], job.sinks = at[7], job.count = length_, job.scores = scores_[thread].data();
-  job.stride_q = buffers_[at[1]].stride, job.stride_out = buffers_[at[0]].stride;
+  job.kept = kept_, job.width = width, job.padded = (width + 15) / 16 * 16;
+  job.window = at[6], job.sinks = at[7], job.scores = scores_[thread].data();
+  // One query a head: the heads that share keys read them together.
+  const bool together = length_ == 1;
+  job.step = !together, job.both = call_->both && !together;
+  const auto stride = [&](std::int64_t i) {
+    return at[i] < 0 ? 0 : together ? width : buffers_[at[i]].stride;
+  };
+  job.stride_q = stride(1), job.stride_out = stride(0), job.stride_edge = stride(8);
   pool_.barrier();
   for (std::int64_t i = thread; i < call_->rows * groups; i += threads) {
     const std::int64_t b = i / groups, g = i % groups;
     for (std::int64_t t = 0; t < length_; ++t) {
       const std::int64_t n = b * length_ + t;
-      k.remember(row(at[2], n) + g * width, row(at[3], n) + g * width, width, job.padded, narrow_,
+      k.remember(row(at[2], n) + g * width, row(at[3], n) + g * width, width, job.padded, kept_,
                  call_->places[leaf.place][b] + first_ + t, keys(b, g), keys(b, g) + half);
     }
   }
   pool_.barrier();
-  for (std::int64_t i = thread; i < call_->rows * heads; i += threads) {
+  const std::int64_t all = call_->rows * heads, end = all * (thread + 1) / threads;
+  for (std::int64_t i = all * thread / threads; i < end; i += together ? job.count : 1) {
     const std::int64_t b = i / heads, h = i % heads, g = h / (heads / groups), n = b * length_;
+    job.count = together ? std::min(end, b * heads + (g + 1) * (heads / groups)) - i : length_;
     job.place = call_->places[leaf.place][b] + first_;
     job.query = row(at[1], n) + h * width;
     job.edge = at[8] < 0 ? nullptr : row(at[8], n) + h * width;
-    job.stride_edge = at[8] < 0 ? 0 : buffers_[at[8]].stride;
     job.keys = keys(b, g), job.values = keys(b, g) + half;
     job.out = row(at[0], n) + h * width;
     k.attend(job);

@@ -1,0 +1,107 @@
+"""chat: a conversation with a model that was taught to have one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from chainrule.cli.options import Backend, DType, Json, RunFolder
+from chainrule.verbs.printing import aside, print_json, stdin
+
+if TYPE_CHECKING:
+    from chainrule.verbs.chat import ChatStream
+
+
+def chat(
+    run: RunFolder,
+    system: Annotated[str | None, typer.Option(help="What the model is told beforehand.")] = None,
+    template: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Chat template, if not the model's own.")
+    ] = None,
+    length: Annotated[int, typer.Option(help="Symbols of a reply at most.")] = 512,
+    temperature: Annotated[float, typer.Option(help="p^(1/t); 0 is greedy.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Keep the k likeliest symbols; 0 is off.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest symbols of this mass.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same replies.")] = 0,
+    backend: Backend = "auto",
+    dtype: DType = None,
+    json: Json = False,
+) -> None:
+    """Talk with a model: every line is a message, /reset and /system TEXT begin anew."""
+    from chainrule.verbs.chat import chat as reply_to
+    from chainrule.verbs.chat import chat_stream, template_of
+    from chainrule.verbs.fitted import load
+
+    artifact = load(run).artifact
+    settings: dict[str, Any] = {
+        "template": template_of(artifact, template),
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+        "backend": backend,
+        "dtype": dtype,
+    }
+    first = [] if system is None else [{"role": "system", "content": system}]
+    if json:
+        reply = reply_to(artifact, [*first, *_messages()], length, **settings)
+        print_json(reply.to_dict())
+        return
+    messages = list(first)
+    for line in _lines():
+        command, _, rest = line.partition(" ")
+        if command in ("/reset", "/system"):
+            if command == "/system":
+                first = [{"role": "system", "content": rest}] if rest else []
+            messages = list(first)
+            continue
+        asked = [*messages, {"role": "user", "content": line}]
+        messages = _say(chat_stream(artifact, asked, length, **settings))
+
+
+def _messages() -> list[Any]:
+    """The conversation on standard input: a list of messages as JSON."""
+    from chainrule.codecs.symbols import as_text, parse_json
+
+    given = parse_json(as_text(stdin()), "standard input")
+    if not isinstance(given, list):
+        raise ValueError('standard input: with --json it is a list of {"role": …, "content": …}')
+    return given
+
+
+def _lines() -> Iterator[str]:
+    """What the user types, or the lines of standard input; empty ones are passed over."""
+    from chainrule.codecs.symbols import as_text
+
+    terminal = sys.stdin.isatty()
+    if terminal:
+        aside.print("/reset, /system TEXT; Ctrl-C stops a reply, Ctrl-D ends", style="dim")
+    while True:
+        try:
+            line = input("you> ") if terminal else as_text(sys.stdin.buffer.readline())
+        except (EOFError, KeyboardInterrupt):
+            sys.stdout.write("\n")
+            return
+        if not line and not terminal:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _say(reply: ChatStream) -> list[dict[str, Any]]:
+    """Write a reply as it comes; the conversation with what was said of it."""
+    if reply.trimmed:
+        aside.print(f"the oldest {reply.trimmed} messages no longer fit", style="dim")
+    try:
+        for piece in reply:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        pass
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    return reply.messages

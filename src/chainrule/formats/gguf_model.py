@@ -1,0 +1,227 @@
+"""A transformer in a GGUF file: its config and the order of its rows; read and written.
+
+Shapes: K head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chainrule.core.space import Space
+from chainrule.formats import layout
+from chainrule.formats.gguf import GGUF
+from chainrule.formats.hf import Facts, shapes_of
+from chainrule.formats.hf_config import Given
+from chainrule.models.transformer_config import TransformerConfig
+from chainrule.nn.rope import Scaling, rates
+
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+}
+PAIRED = ("llama",)  # whose queries and keys have pairs side by side
+_ROPE = "rope_freqs.weight"
+
+
+def read(
+    file: GGUF,
+) -> tuple[TransformerConfig, layout.Layout, Facts]:
+    """The config of a GGUF file, whose tensors are what it says.
+
+    Raises:
+        ValueError: an architecture or setting that isn't had here, or a file that contradicts
+            itself.
+    """
+    where, facts = str(file.path), file.metadata
+    arch = facts.get("general.architecture")
+    if arch not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(
+            f"{where}: architecture {str(arch)[:40]!r} is not had here; known: {known}"
+        )
+    own = {k.removeprefix(f"{arch}."): v for k, v in facts.items() if k.startswith(f"{arch}.")}
+    given = Given(own, f"{where}: {arch}")
+    if own.get("expert_count"):
+        raise given.wrong("a mixture of experts is not had here")
+    if "token_embd.weight" not in file.tensors:
+        raise ValueError(f"{where}: tensor 'token_embd.weight' is missing")
+    size = file.tensors["token_embd.weight"].rows
+    ends = [_symbol(facts, "eos", size, where)]
+    if ends[0] is None:
+        raise ValueError(
+            f"{where}: tokenizer.ggml.eos_token_id is missing: which symbol ends a text?"
+        )
+    begin = _symbol(facts, "bos", size, where)
+    notes: list[str] = []
+    space = Space("finite", size, eos=ends[0])
+    config = _config(file, given, arch, space, None if begin == ends[0] else begin)
+    names = layout.gguf(config, arch in PAIRED)
+    shapes = {name: entry.shape for name, entry in file.tensors.items()}
+    layout.check_shapes(names, shapes_of(config), shapes, where, lambda name: name == _ROPE)
+    template = facts.get("tokenizer.chat_template")
+    return config, names, Facts(
+        ARCHITECTURES[arch], [e for e in ends if e is not None], begin,
+        template if isinstance(template, str) else None, notes,
+    )  # fmt: skip
+
+
+def _symbol(facts: Mapping[str, Any], name: str, size: int, where: str) -> int | None:
+    key = f"tokenizer.ggml.{name}_token_id"
+    value = facts.get(key)
+    if value is not None and (type(value) is not int or not 0 <= value < size):
+        raise ValueError(f"{where}: {key} {str(value)[:40]!r} is not a symbol of {size}")
+    return value
+
+
+def _config(
+    file: GGUF, given: Given, arch: str, space: Space, begin: int | None
+) -> TransformerConfig:
+    dim, heads = given.whole("embedding_length"), given.whole("attention.head_count")
+    context = given.whole("context_length")
+    common: dict[str, Any] = {
+        "space": space,
+        "num_layers": given.whole("block_count"),
+        "dim": dim,
+        "num_heads": heads,
+        "hidden": given.whole("feed_forward_length"),
+        "context": context,
+        "tied": "output.weight" not in file.tensors,
+        "begin": begin,
+    }
+    if arch == "gpt2":
+        epsilon = given.real("attention.layer_norm_epsilon", 1e-5)
+        return given.made(
+            layout="gpt2", num_kv_heads=heads, sinks=0, gelu="tanh", epsilon=epsilon, **common
+        )
+    width = given.whole("attention.key_length", dim // heads)
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if given.whole(key, width) != width:
+            raise given.wrong(f"{key} is not the width of a head, {width}")
+    base = given.real("rope.freq_base", 10000.0)
+    return given.made(
+        num_kv_heads=given.whole("attention.head_count_kv", heads),
+        head_dim=None if width * heads == dim else width,
+        sinks=min(4, context - 1),
+        rope_base=base,
+        rope=_rope(file, given, width, base, context),
+        qkv_bias=arch == "qwen2",
+        qk_norm=arch == "qwen3",
+        epsilon=given.real("attention.layer_norm_rms_epsilon", 1e-5),
+        **common,
+    )
+
+
+def _rope(file: GGUF, given: Given, width: int, base: float, context: int) -> Scaling | None:
+    kind = given.data.get("rope.scaling.type", "none")
+    if _ROPE in file.tensors:
+        return _llama3(file.floats(_ROPE).flatten(), given, width, base)
+    if kind == "none":
+        return None
+    if kind not in ("linear", "yarn"):
+        raise given.wrong(
+            f"rope.scaling.type {str(kind)[:40]!r} is not had here; known: linear, yarn"
+        )
+    factor = given.real("rope.scaling.factor")
+    if given.data.get("rope.scaling.attn_factor", 1.0) != 1.0:
+        raise given.wrong("rope.scaling.attn_factor is not had here")
+    if kind == "linear":
+        return Scaling("linear", factor)
+    trained = given.whole("rope.scaling.original_context_length", context)
+    return Scaling("yarn", factor, trained)
+
+
+def _llama3(factors: Tensor, given: Given, width: int, base: float) -> Scaling:
+    """Llama 3.1's rule from the factors that the file has instead of its numbers."""
+    most = float(factors.max()) if len(factors) == width // 2 else 0.0
+    if 1 <= most <= 4096:
+        for trained in (8192, 4096, 2048, 16384, 32768):
+            found = Scaling("llama3", most, trained)
+            if torch.allclose(_factors(found, width, base), factors, rtol=1e-4):
+                return found
+    raise given.wrong(f"{_ROPE} is not the rule of Llama 3.1, the only one had here")
+
+
+def _factors(rope: Scaling, width: int, base: float) -> Tensor:
+    """What the rates are divided by, as GGUF has them: float32 [K / 2]."""
+    pairs = zip(rates(width, base), rates(width, base, rope), strict=True)
+    return torch.tensor([plain / rate for plain, rate in pairs])
+
+
+# ---- out ----
+
+
+def facts_of(config: TransformerConfig, name: str, file_type: int) -> tuple[str, dict[str, Any]]:
+    """The architecture's name, and the metadata of a config (not of its tokenizer).
+
+    Raises:
+        ValueError: a setting that GGUF has no place for.
+    """
+    arch = "gpt2" if config.layout == "gpt2" else "qwen2" if config.qkv_bias else "llama"
+    arch = "qwen3" if config.qk_norm else arch
+    own: dict[str, Any] = {
+        "context_length": config.context,
+        "embedding_length": config.dim,
+        "block_count": config.num_layers,
+        "feed_forward_length": config.hidden,
+        "attention.head_count": config.num_heads,
+        "vocab_size": config.space.size,
+    }
+    if arch == "gpt2":
+        own["attention.layer_norm_epsilon"] = config.epsilon
+        if config.gelu != "tanh":
+            raise ValueError(
+                "llama.cpp's GPT-2 has the GELU by a hyperbolic tangent, this run the exact one: "
+                "export it --to hf, or fit with --model transformer"
+            )
+    else:
+        width = config.head_width
+        own |= {
+            "attention.head_count_kv": config.num_kv_heads,
+            "attention.key_length": width,
+            "attention.value_length": width,
+            "attention.layer_norm_rms_epsilon": config.epsilon,
+            "rope.dimension_count": width,
+            "rope.freq_base": config.rope_base,
+        } | _rope_facts(config)
+    both = {"general.architecture": arch, "general.name": name, "general.file_type": file_type}
+    return arch, both | {f"{arch}.{k}": v for k, v in own.items()}
+
+
+def _rope_facts(config: TransformerConfig) -> dict[str, Any]:
+    rope, width = config.rope, config.head_width
+    if rope is None or rope.kind == "llama3":
+        return {}
+    if rope.kind == "ntk":
+        return {"rope.freq_base": config.rope_base * rope.factor ** (width / max(1, width - 2))}
+    more = {"rope.scaling.type": rope.kind, "rope.scaling.factor": rope.factor}
+    if rope.kind == "yarn":
+        usual = Scaling("yarn", rope.factor, rope.trained)
+        if (rope.turns, rope.scale, rope.whole) != (usual.turns, usual.scale, usual.whole):
+            raise ValueError("GGUF has no place for yarn with other than its usual numbers")
+        more["rope.scaling.original_context_length"] = rope.trained
+    return more
+
+
+def rope_tensor(config: TransformerConfig) -> Tensor | None:
+    """The factors of Llama 3.1's rule, which GGUF keeps as a tensor."""
+    if config.rope is None or config.rope.kind != "llama3":
+        return None
+    return _factors(config.rope, config.head_width, config.rope_base)
+
+
+def opened(path: Path) -> GGUF:
+    """A GGUF file.
+
+    Raises:
+        ValueError: no such file, or not a whole one.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    return GGUF(path)
