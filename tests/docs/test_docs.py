@@ -107,6 +107,33 @@ def furnish(folder: Path) -> None:
     (folder / "letters.csv").write_text("\n".join(["date,body", *(f"1865,{q}" for q in quoted)]))
 
 
+def foreign(folder: Path) -> None:
+    """What the pages import: a Hugging Face folder and a GGUF with a chat template."""
+    import torch
+
+    from chainrule.artifact import Artifact
+    from chainrule.codecs.text import BPECodec
+    from chainrule.models.transformer import Transformer, TransformerConfig
+    from chainrule.verbs.export import export
+
+    codec = BPECodec.fit([(ROOT / "src/chainrule/assets/alice.txt").read_text()[:9000]], size=320)
+    shape = {"num_layers": 1, "dim": 32, "hidden": 64, "num_heads": 2, "num_kv_heads": 2}
+    gpt2 = {"layout": "gpt2", "context": 64, "sinks": 0, "tied": True, "gelu": "tanh"}
+    for name, more in (("gpt2", gpt2), ("smollm2", {"context": 1024})):
+        torch.manual_seed(0)
+        run = Artifact(Transformer(TransformerConfig(codec.space, **shape, **more)), codec)
+        run.save_config(folder / f".{name}")
+        (folder / f".{name}" / "chat_template.jinja").write_text(
+            "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}assistant: "
+        )
+        if name == "gpt2":
+            export(run, "hf", folder / "gpt2")
+        else:
+            export(run, "gguf", folder / "SmolLM2-135M-Instruct.gguf", kind="Q8_0")
+    asked = [{"role": "user", "content": "Who are you?"}]
+    (folder / "messages.json").write_text(json.dumps(asked))
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """An empty folder to stand in, quick fits, and a registry that forgets what a page adds."""
@@ -235,6 +262,8 @@ def run_page(page: str) -> None:
 
 @pytest.mark.parametrize("page", pages())
 def test_every_block_runs(page, place):
+    if "chainrule import" in text(page) or "runs/gpt2" in text(page):
+        foreign(place)
     if page in FITTED:
         run_line(f"chainrule fit book.txt -o {FITTED[page]} --steps 2")
     if page in STOPPED:

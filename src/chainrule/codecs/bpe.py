@@ -61,14 +61,12 @@ class Opened:
     """What `BPECodec` needs to know of a tokenizer.
 
     ``table`` has the bytes of each symbol; ``end`` is the end token and ``eos`` its symbol.
-    ``plain``: the symbols of any text spell just that text; else it has to be looked at.
     """
 
     table: list[bytes]
     end: str
     eos: int
     lossless: bool
-    plain: bool
     splits_at_spaces: bool
 
 
@@ -103,7 +101,7 @@ def open_tokenizer(definition: str, eos: str | int | None, where: str) -> tuple[
     added = tokenizer.get_added_tokens_decoder()
     inline = [t for t in added.values() if not t.special]
     normalizer = [step.get("type") for step in steps(data, "normalizer")]
-    table, whole = _table(tokenizer, {i: t.content for i, t in added.items()}, byte_level, where)
+    table = _table(tokenizer, {i: t.content for i, t in added.items()}, byte_level, where)
     end = tokenizer.token_to_id(eos)
     assert end is not None, "it was found or added above"
     table[end] = b""
@@ -117,7 +115,6 @@ def open_tokenizer(definition: str, eos: str | int | None, where: str) -> tuple[
             and not any(s.get("add_prefix_space") for s in steps(data, "pre_tokenizer"))
             and not any(t.lstrip or t.rstrip for t in inline)
         ),
-        plain=byte_level and whole and not normalizer,
         splits_at_spaces=byte_level
         and pattern(data) is not None
         and normalizer in ([], ["NFC"])
@@ -251,8 +248,7 @@ def _is_sentencepiece(data: dict[str, Any]) -> bool:
 
 def _table(
     tokenizer: Tokenizer, added: dict[int, str], byte_level: bool, where: str
-) -> tuple[list[bytes], bool]:
-    """The bytes of each symbol, and whether all 256 bytes are among them."""
+) -> list[bytes]:
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     size = 1 + max(vocabulary.values())
     if size > LARGEST:
@@ -276,4 +272,4 @@ def _table(
             table[i] = token.encode()
         else:
             table[i] = bytes(letters[c] for c in token)
-    return table, not missing
+    return table

@@ -243,7 +243,7 @@ class BPECodec(TextCodec):
                 tokenizer's; the message starts with ``where``.
         """
         self._tokenizer, opened = bpe.open_tokenizer(definition, eos, where)
-        self._plain, self._chunked = opened.plain, opened.splits_at_spaces
+        self._chunked = opened.splits_at_spaces
         self._marking: Tokenizer | None = None
         self.end, self.size, table = opened.end, size, opened.table
         if size is not None:
@@ -318,7 +318,7 @@ class BPECodec(TextCodec):
         return np.concatenate(ids) if ids else np.empty(0, np.int64)
 
     def _side(self, text: str, symbols: NDArray[np.int64]) -> dict[str, Any]:
-        if self._plain or not self.lossless:
+        if not self.lossless:
             return super()._side(text, symbols)
         spelled = b"".join(map(self._table.__getitem__, symbols.tolist()))
         prefix = len(spelled) - len(text.encode())
