@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "sanitize"
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1"
 TESTS = (
-    "tests/unit -k engine or native_sampling or ngram or rollout or tables",
+    "tests/unit -k engine or blocks or native_sampling or ngram or rollout or tables",
     "tests/laws -k compiled",
 )
 

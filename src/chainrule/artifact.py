@@ -20,9 +20,9 @@ from chainrule.core.model import SequenceModel
 from chainrule.core.outline import on_meta as on_meta
 from chainrule.core.outline import unfilled as unfilled
 from chainrule.engine.backend import Choice, Compiled, choose
-from chainrule.engine.build import Rows, held
+from chainrule.engine.build import Rows, kept_as
 from chainrule.engine.program import Program, Weight
-from chainrule.engine.quantize import DTYPES, GROUP, DType, Narrow
+from chainrule.engine.quantize import BLOCKS, DTYPES, DType, Narrow, Precision, layout
 from chainrule.files import (
     TensorFile,
     load_into,
@@ -100,8 +100,9 @@ class Artifact:
 
     @property
     def precision(self) -> DType | None:
-        """The dtype that the weights were quantised to."""
-        return None if self.stored is None else self.stored.dtype
+        """The dtype that the weights were quantised to, or that they came in: "gguf"."""
+        kept = None if self.stored is None else self.stored.dtype
+        return kept if kept is None or isinstance(kept, str) else "gguf"
 
     def choose(self, backend: str = "auto", dtype: str | None = None, **how: Any) -> Choice:
         """Where it runs; the rest as ``engine.backend.choose`` takes it.
@@ -121,9 +122,10 @@ class Artifact:
             if any(leaf.kind == "fixed" for leaf in program.leaves.values()):
                 self.outline = self.model  # its encoder runs in torch
             rows: Rows | None = None  # those in memory
+            dtype: Precision = choice.dtype
             if self.stored is not None and (self.precision or on_meta(self.outline)):
-                rows = self.stored.rows
-            self.engines[key] = Compiled(self.outline, *key[:2], rows, choice.cache)
+                rows, dtype = self.stored.rows, self.stored.dtype or dtype
+            self.engines[key] = Compiled(self.outline, dtype, key[1], rows, choice.cache)
         return self.engines[key]
 
     @property
@@ -167,11 +169,12 @@ class Stored:
     """Weights in a file: floats, or, with ``dtype``, matrices that were quantised to it.
 
     A matrix NAME that the engine multiplies by is then NAME.data and NAME.scale (see
-    ``engine.quantize``); where it is looked up, or kept wider, it is NAME in bf16.
+    ``engine.quantize``); where it is looked up, or kept wider, it is NAME in bf16. Of a "gguf" run
+    every matrix that ``dtype`` names is stored so, and others are floats.
     """
 
     file: TensorFile | Merged
-    dtype: DType | None = None
+    dtype: Precision | None = None
 
     def rows(self, weight: Weight, first: int, count: int, dtype: DType) -> Tensor | Narrow:
         """Rows of a program's weight, as ``engine.build.Rows``."""
@@ -180,9 +183,9 @@ class Stored:
             return self.file.rows(name, at, count)
         columns = weight.shape[1]
         if dtype == "bf16":
-            return Narrow(dtype, self.file.rows(name, at, count), None, columns)
-        data, scale = (self.file.rows(f"{name}.{part}", at, count) for part in ("data", "scale"))
-        return Narrow(dtype, data, scale, columns)
+            return Narrow(dtype, self.file.rows(name, at, count).bfloat16(), None, columns)
+        data, *more = (self.file.rows(name + k, at, count) for k in layout(dtype, count, columns))
+        return Narrow(dtype, data, more[0], columns, *more[1:])
 
     def model(self, cls: type[SequenceModel], config: Any) -> SequenceModel:
         """The model in torch, what was quantised made wide again."""
@@ -194,21 +197,13 @@ class Stored:
             for name, kinds in kept_as(model.lower(), self.dtype).items():
                 wide = tensors.pop(name).float() if "bf16" in kinds else None
                 for kind in kinds - {"bf16"}:
-                    data, scale = (tensors.pop(f"{name}.{part}") for part in ("data", "scale"))
-                    columns = model.state_dict()[name].shape[1]
-                    wide = Narrow(kind, data, scale, columns).wide()
+                    shape = model.state_dict()[name].shape
+                    data, *more = (tensors.pop(name + k) for k in layout(kind, *shape))
+                    wide = Narrow(kind, data, more[0], shape[1], *more[1:]).wide()
                 assert wide is not None
                 tensors[name] = wide
         load_into(model, tensors, path)
         return model.eval()
-
-
-def kept_as(program: Program, dtype: DType) -> dict[str, set[DType]]:
-    """Of every tensor that has matrices of the program: what a run quantised to ``dtype`` holds."""
-    found: dict[str, set[DType]] = {}
-    for name, kind in held(program, dtype).items():
-        found.setdefault(program.weights[name].source, set()).add(kind)
-    return found
 
 
 def load_artifact(folder: str | Path, base: str | Path | Artifact | None = None) -> Artifact:
@@ -282,14 +277,18 @@ def _baseline(folder: Path, config: dict[str, Any], where: str) -> SequenceModel
     return at.model(type(ngram), ngram.config)
 
 
-def _precision(config: dict[str, Any], where: str) -> DType | None:
+def _precision(config: dict[str, Any], where: str) -> Precision | None:
     given = config["precision"]
     if given is None:
         return None
-    dtype = next((d for d in DTYPES[1:] if d == given.get("dtype")), None)
-    if dtype is None or config["format"] < 2:
-        raise ValueError(f"{where}: precision: dtype must be one of {', '.join(DTYPES[1:])}")
-    return dtype
+    dtype, kinds = given.get("dtype"), given.get("kinds")
+    if config["format"] < 2 or dtype not in (*DTYPES[1:], "gguf"):
+        raise ValueError(f"{where}: precision: dtype must be one of {', '.join(DTYPES[1:])}, gguf")
+    if dtype != "gguf":
+        return next(d for d in DTYPES if d == dtype)
+    if not isinstance(kinds, dict) or not kinds or any(k not in BLOCKS for k in kinds.values()):
+        raise ValueError(f"{where}: precision: each of kinds must be one of {', '.join(BLOCKS)}")
+    return kinds
 
 
 def load_config_parts(folder: Path, config: dict[str, Any]) -> tuple[SequenceModel, TextCodec]:
@@ -315,7 +314,7 @@ def _outlined(
     data: dict[str, Any],
     path: Path,
     where: str,
-    dtype: DType | None = None,
+    dtype: Precision | None = None,
 ) -> tuple[SequenceModel, Stored]:
     """A model on the meta device, and its weights, whose shapes are the model's."""
     config = from_dict(cls.Config, data, where)  # type: ignore[attr-defined]
@@ -333,25 +332,27 @@ def _outlined(
 
 
 def _narrowed(
-    outline: SequenceModel, dtype: DType, shapes: dict[str, tuple[int, ...]], where: str
+    outline: SequenceModel, dtype: Precision, shapes: dict[str, tuple[int, ...]], where: str
 ) -> dict[str, torch.dtype]:
     """Put what stands for the matrices of a quantised file in their place; returns its types."""
     program: Any = outline.lower()
     if not isinstance(program, Program):
         raise ValueError(f"{where}: quantised, but {type(outline).__name__} has no program")
     types: dict[str, torch.dtype] = {}
-    for name, kinds in kept_as(program, dtype).items():
+    kept = kept_as(program, dtype)
+    if not isinstance(dtype, str):
+        if unknown := dtype.keys() - kept.keys():
+            raise ValueError(f"{where}: no matrix {min(unknown)!r}, which precision names")
+        kept = {name: kept[name] for name in dtype}  # the others may be any floats
+    for name, kinds in kept.items():
         height, width = shapes.pop(name)
         for kind in kinds:
-            if kind == "bf16":
-                shapes[name], types[name] = (height, width), torch.bfloat16
-                continue
-            data, scale, four = f"{name}.data", f"{name}.scale", kind == "q4"
-            shapes[data] = height, -(-width // 2) if four else width
-            types[data] = torch.uint8 if four else torch.int8
-            group = GROUP.get(kind)
-            shapes[scale] = (height, -(-width // group)) if group else (height,)
-            types[scale] = torch.bfloat16 if group else torch.float32
+            try:
+                parts = layout(kind, height, width)
+            except ValueError as error:
+                raise ValueError(f"{where}: tensor {name!r}: {error}") from None
+            for part, (shape, its) in parts.items():
+                shapes[name + part], types[name + part] = shape, its
     return types
 
 

@@ -114,8 +114,8 @@ def build(dice: random.Random) -> Any:
     m = given.machine()
     for _ in range(dice.randrange(3)):
         refused_or_done(
-            m.add_matrix, dice.randrange(-1, 6), dice.choice((0, 1, 4, 40, 2**62)),
-            dice.choice((0, 1, 4, 70, 2**62)), dice.choice((0, 8, 32, 64, 7, -8)),
+            m.add_matrix, dice.randrange(-1, 9), dice.choice((0, 1, 4, 40, 2**62)),
+            dice.choice((0, 1, 4, 64, 70, 2**62)), dice.choice((0, 8, 32, 64, 7, -8)),
         )  # fmt: skip
         data = np.full((dice.choice((1, 4, 40)), 4), dice.choice(REALS), np.float32)
         numbers = [dice.choice(INTEGERS[3:14]) for _ in range(3)]

@@ -15,7 +15,7 @@ from chainrule.core.model import SequenceModel
 from chainrule.engine.build import held, size
 from chainrule.engine.compiled import Compiled
 from chainrule.engine.program import Program
-from chainrule.engine.quantize import CACHES, DTYPES, Cache, DType
+from chainrule.engine.quantize import CACHES, DTYPES, Cache, DType, Precision
 
 __all__ = ["BACKENDS", "Choice", "Compiled", "choose", "program_of", "weight_bytes"]
 
@@ -67,7 +67,7 @@ def choose(
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
-    if dtype is not None and dtype not in DTYPES:
+    if dtype is not None and dtype not in (*DTYPES, stored):
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if cache is not None and cache not in CACHES:
         raise ValueError(f"cache {cache!r} is not one of {', '.join(CACHES)}")
@@ -129,7 +129,7 @@ def _tensors(model: SequenceModel) -> Iterator[Tensor]:
     return chain(model.parameters(), model.buffers())
 
 
-def weight_bytes(program: Program, dtype: DType) -> int:
+def weight_bytes(program: Program, dtype: Precision) -> int:
     """What the weights of a program take in ``dtype``, but for the padding of its blocks.
 
     Tables, of an n-gram, have 8 bytes an entry in every dtype.

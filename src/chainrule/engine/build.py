@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,22 @@ import torch
 from torch import Tensor
 
 from chainrule.engine import program as p
-from chainrule.engine.quantize import DTYPES, GROUP, KEPT, DType, Kept, Narrow, narrow
+from chainrule.engine.quantize import (
+    BLOCKS,
+    DTYPES,
+    GROUP,
+    KEPT,
+    DType,
+    Kept,
+    Narrow,
+    Precision,
+    layout,
+    narrow,
+)
 from chainrule.engine.tables import Table, tabled, weights_of
 from chainrule.native import _native
 
+_NUMBERS = (*DTYPES, *BLOCKS)  # as native/packed.h has them
 _PART = 2**15  # values of a matrix that are rounded at a time: all of it may take more than is kept
 
 # (weight, first row, count, wanted dtype): floats, or rows that are stored in that dtype.
@@ -29,8 +42,11 @@ def rows_of(tensors: Mapping[str, Tensor]) -> Rows:
     return rows
 
 
-def held(program: p.Program, dtype: DType) -> dict[str, DType]:
-    """What each matrix is held in: integers where it is multiplied, else bf16."""
+def held(program: p.Program, dtype: Precision) -> dict[str, DType]:
+    """What each matrix is held in: integers where it is multiplied, else bf16; or as it is kept."""
+    if not isinstance(dtype, str):
+        found = {k: w for k, w in program.weights.items() if w.kind == "matrix"}
+        return {name: dtype.get(weight.source, "bf16") for name, weight in found.items()}
     every = (*program.ops, *program.head)
     products = {op.weight for op in every if isinstance(op, p.Linear | p.Cell)}
     wide: DType = dtype if dtype in ("f32", "bf16") else "bf16"
@@ -41,17 +57,23 @@ def held(program: p.Program, dtype: DType) -> dict[str, DType]:
     }
 
 
+def kept_as(program: p.Program, dtype: Precision) -> dict[str, set[DType]]:
+    """Of every tensor that has matrices of the program: what a run quantised to ``dtype`` holds."""
+    found: dict[str, set[DType]] = {}
+    for name, kind in held(program, dtype).items():
+        found.setdefault(program.weights[name].source, set()).add(kind)
+    return found
+
+
 def size(weight: p.Weight, dtype: DType) -> int:
     """Bytes that a weight takes in ``dtype``, but for the padding of its blocks."""
     if weight.kind != "matrix":
         return weight.shape[0] * (4 if weight.kind == "vector" else 8)
-    height, width = weight.shape
-    scales = -(-width // GROUP[dtype]) * 2 if dtype in GROUP else 4 * (dtype == "int8-row")
-    values = {"f32": 4 * width, "bf16": 2 * width, "q4": -(-width // 2)}.get(dtype, width)
-    return height * (values + scales)
+    parts = layout(dtype, *weight.shape).values()
+    return sum(math.prod(shape) * kind.itemsize for shape, kind in parts)
 
 
-def build(program: p.Program, dtype: DType, threads: int, rows: Rows, kept: Kept) -> Any:
+def build(program: p.Program, dtype: Precision, threads: int, rows: Rows, kept: Kept) -> Any:
     """The native machine of a program; ``kept``: its keys and values."""
     dtypes = held(program, dtype)
 
@@ -76,7 +98,7 @@ class Builder:
     def __init__(
         self,
         program: p.Program,
-        dtype: DType,
+        dtype: Precision,
         threads: int,
         rows: Rows,
         kept: Kept,
@@ -104,7 +126,7 @@ class Builder:
         weights = {k: w for k, w in self.program.weights.items() if k in used}
         dtypes = {k: d for k, d in held(self.program, self.dtype).items() if k in used}
         self.weights = {  # all matrices before the first is filled: they share one piece of memory
-            name: int(self.machine.add_matrix(DTYPES.index(d), *weight.shape, GROUP.get(d, 0)))
+            name: int(self.machine.add_matrix(_NUMBERS.index(d), *weight.shape, GROUP.get(d, 0)))
             for name, d in dtypes.items()
             for weight in [weights[name]]
         }
@@ -138,7 +160,8 @@ class Builder:
             assert part.dtype == dtype, f"stored as {part.dtype}"
             data = part.data.view(torch.int16) if dtype == "bf16" else part.data
             scale = torch.zeros(0) if part.scale is None else part.scale
-            scale = scale.view(torch.int16) if scale.dtype == torch.bfloat16 else scale
+            scale = scale if part.minimum is None else torch.cat([scale, part.minimum], 1)
+            scale = scale.view(torch.int16) if scale.itemsize == 2 else scale
             self.machine.fill(
                 index, first, count, data.contiguous().numpy(), scale.contiguous().numpy()
             )

@@ -21,7 +21,7 @@ from chainrule.engine.build import Rows, build, rows_of
 from chainrule.engine.law import EngineLaw
 from chainrule.engine.lowered import FIRST, Lowered, Windows, load
 from chainrule.engine.program import Program
-from chainrule.engine.quantize import CACHES, DTYPES, Cache, DType, Kept
+from chainrule.engine.quantize import BLOCKS, CACHES, DTYPES, Cache, DType, Kept, Precision
 from chainrule.native import _native
 
 LANES = 16  # positions of a cache that lie side by side
@@ -34,7 +34,8 @@ class Compiled(Lowered):
 
     Args:
         model: what is run; its weights are not kept.
-        dtype: of the weights; activations are float32, and int8 in groups where weights are.
+        dtype: of the weights, or of each tensor that is in blocks of GGUF; activations are float32,
+            and int8 in groups where weights are.
         cache: keys and values: int8, or f32 where the weights are, else bf16.
         threads: that a step may use; None: as torch has them.
         rows: where the weights come from; None: the model's own tensors.
@@ -46,25 +47,27 @@ class Compiled(Lowered):
     def __init__(
         self,
         model: SequenceModel,
-        dtype: DType = "bf16",
+        dtype: Precision = "bf16",
         threads: int | None = None,
         rows: Rows | None = None,
         cache: Cache = "auto",
     ) -> None:
         if _native is None:
             raise ValueError("the compiled engine was not built: no C++17 compiler at install time")
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        own, known = ({dtype}, DTYPES) if isinstance(dtype, str) else ({*dtype.values()}, BLOCKS)
+        if own - {*known}:
+            raise ValueError(f"dtype {min(own - {*known})!r} is not one of {', '.join(known)}")
         if cache not in CACHES:
             raise ValueError(f"cache {cache!r} is not one of {', '.join(CACHES)}")
         program = model.lower()
         if not isinstance(program, Program):
             raise ValueError(f"{type(model).__name__} has no program for the compiled engine")
         super().__init__(model, program)
-        self.precision, self.threads = dtype, threads or torch.get_num_threads()
+        self.precision: DType = dtype if isinstance(dtype, str) else "gguf"
+        self.threads = threads or torch.get_num_threads()
         usual: Kept = "f32" if dtype == "f32" else "bf16"
         self.kept_as: Kept = usual if cache == "auto" else cache
-        self.backend = f"engine {dtype}" + (f", {cache} cache" if cache != "auto" else "")
+        self.backend = f"engine {self.precision}" + (f", {cache} cache" if cache != "auto" else "")
         macs = sum(w.shape[0] * w.shape[1] for w in program.weights.values() if w.kind == "matrix")
         self.stretch_length = max(1, min(128, _STRETCH // max(1, macs)))
         if rows is None:

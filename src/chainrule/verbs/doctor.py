@@ -136,12 +136,14 @@ def _route(run: Any) -> Route:
     from chainrule.artifact import load_artifact
     from chainrule.engine import kernels
     from chainrule.engine.backend import program_of, weight_bytes
-    from chainrule.engine.quantize import DTYPES
+    from chainrule.engine.quantize import DTYPES, Precision
 
     opened = load_artifact(run) if isinstance(run, str | Path) else run
     artifact = getattr(opened, "artifact", opened)
     on, program = artifact.choose(), program_of(artifact.outline)
-    dtypes = DTYPES if artifact.precision is None else (artifact.precision,)
+    kept = None if artifact.stored is None else artifact.stored.dtype
+    every: dict[str, Precision] = {d: d for d in DTYPES}
+    sizes = every if kept is None else {str(artifact.precision): kept}
     return Route(
         run=str(artifact.path or artifact.kind),
         backend=on.backend,
@@ -150,5 +152,5 @@ def _route(run: Any) -> Route:
         reason=on.reason,
         weights={}
         if isinstance(program, str)
-        else {dtype: weight_bytes(program, dtype) / 1e6 for dtype in dtypes},
+        else {name: weight_bytes(program, dtype) / 1e6 for name, dtype in sizes.items()},
     )

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chainrule.artifact import QUANTISED, Artifact, kept_as, load_artifact
+from chainrule.artifact import QUANTISED, Artifact, load_artifact
+from chainrule.engine.build import kept_as
 from chainrule.engine.program import Program
 from chainrule.engine.quantize import DTYPES, GROUP, DType, Narrow, narrow
 from chainrule.files import (
@@ -191,11 +192,7 @@ def _narrowed(
             found[name] = file.tensor(name)
             continue
         for kind in sorted(kinds[name], key=DTYPES.index):
-            whole = _matrix(file, name, kind)
-            if whole.scale is None:
-                found[name] = whole.data
-            else:
-                found |= {f"{name}.data": whole.data, f"{name}.scale": whole.scale}
+            found |= _matrix(file, name, kind).parts(name)
     return found
 
 

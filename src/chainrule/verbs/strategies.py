@@ -113,7 +113,8 @@ def _helper(drafted: Artifact, on: Backend) -> SequenceModel:
     if on.backend == "torch":
         return drafted.model
     try:
-        return drafted.runner(drafted.choose(dtype=None if drafted.precision else on.dtype))
+        own = drafted.precision is not None or on.dtype == "gguf"
+        return drafted.runner(drafted.choose(dtype=None if own else on.dtype))
     except ValueError:
         return drafted.model
 

@@ -41,7 +41,7 @@ void fill(ChainruleMachine& m, std::int64_t index, std::int64_t first, std::int6
                            : w.type == ChainruleType::bf16 ? w.cols * 2
                            : q4                            ? (w.cols + 1) / 2
                                                            : w.cols;
-  const std::int64_t scales = grouped                              ? w.groups * 2
+  const std::int64_t scales = grouped                              ? w.groups * 2 * (1 + w.least)
                               : w.type == ChainruleType::int8_row ? 4
                                                                   : 0;
   need(static_cast<std::int64_t>(data.nbytes()) / count == row &&
@@ -236,12 +236,7 @@ void chainrule_bind_machine(nb::module_& m) {
   nb::class_<ChainruleMachine>(m, "ChainruleMachine", "A Program made ready to run.")
       .def(nb::init<const std::vector<Sizes>&, const std::vector<Sizes>&, std::int64_t,
                     std::int64_t, std::int64_t, int, int>())
-      .def("add_matrix",
-           [](ChainruleMachine& self, int type, std::int64_t rows, std::int64_t cols,
-              std::int64_t group) {
-             need(type >= 0 && type <= 4, "an unknown type of weights");
-             return self.add_matrix(static_cast<ChainruleType>(type), rows, cols, group);
-           })
+      .def("add_matrix", &ChainruleMachine::add_matrix)
       .def("fill", &fill)
       .def("add_vector",
            [](ChainruleMachine& self, const Array<const float, 1>& v) {

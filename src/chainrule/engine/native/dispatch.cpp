@@ -26,7 +26,7 @@ const ChainruleKernels* chainrule_named(const char* name) {
   if (!std::strcmp(name, "portable")) return chainrule_portable();
 #ifdef CHAINRULE_X86
   const ChainruleFeatures has = chainrule_ask_processor();
-  const bool avx2 = has.avx2 && has.fma;
+  const bool avx2 = has.avx2 && has.fma && has.f16c;
   const bool avx512 = avx2 && has.avx512f && has.avx512bw && has.avx512dq && has.avx512vl &&
                       has.avx512_vnni && has.avx512_bf16;
   if (avx2 && !std::strcmp(name, "avx2")) return chainrule_avx2();
@@ -62,6 +62,7 @@ ChainruleFeatures chainrule_ask_processor() {
   const bool avx512 = (saved & kAvx512) == kAvx512;
   const bool amx = (saved & kAmx) == kAmx;
   out.fma = leaf1 && avx && (c >> 12 & 1);
+  out.f16c = leaf1 && avx && (c >> 29 & 1);
 
   const bool leaf7 = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0;
   out.avx2 = leaf7 && avx && (b >> 5 & 1);

@@ -4,7 +4,7 @@
 
 struct ChainruleFeatures {
   bool known = false;  // false on a processor that can't be asked
-  bool avx2 = false, fma = false, avx512f = false, avx512bw = false, avx512dq = false;
+  bool avx2 = false, fma = false, f16c = false, avx512f = false, avx512bw = false, avx512dq = false;
   bool avx512vl = false, avx512_vnni = false, avx512_bf16 = false, amx_tile = false;
 };
 

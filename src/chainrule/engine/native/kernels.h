@@ -64,6 +64,6 @@ struct ChainruleKernels {
 
 const ChainruleKernels* chainrule_portable();
 #ifdef CHAINRULE_X86
-const ChainruleKernels* chainrule_avx2();    // needs avx2 and fma
+const ChainruleKernels* chainrule_avx2();    // needs avx2, fma and f16c
 const ChainruleKernels* chainrule_avx512();  // needs avx512f, bw, dq, vl, vnni and bf16
 #endif

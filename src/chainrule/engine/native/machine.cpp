@@ -100,8 +100,10 @@ std::int64_t ChainruleMachine::block_bytes(const ChainruleLeaf& leaf) const {
 
 // ---- weights ----
 
-std::int64_t ChainruleMachine::add_matrix(ChainruleType type, std::int64_t rows, std::int64_t cols,
+std::int64_t ChainruleMachine::add_matrix(int kind, std::int64_t rows, std::int64_t cols,
                                           std::int64_t group) {
+  if (kind < 0 || kind > kChainruleQ41) refuse("weight", "an unknown type");
+  const ChainruleType type = chainrule_type(kind);
   auto weight = std::make_unique<ChainruleWeight>();
   ChainruleMatrix& m = weight->matrix;
   const bool grouped = chainrule_grouped(type);
@@ -114,6 +116,8 @@ std::int64_t ChainruleMachine::add_matrix(ChainruleType type, std::int64_t rows,
   if (type == ChainruleType::int8_row && cols > 65536) {
     refuse("weight", "too many columns for one exact sum");
   }
+  m.half = kind >= kChainruleQ80, m.least = kind == kChainruleQ41;
+  if (m.half && cols % group) refuse("weight", "columns that don't fill its groups");
   m.type = type, m.rows = rows, m.cols = cols;
   m.blocks = (rows + 15) / 16, m.padded = (cols + unit - 1) / unit * unit;
   m.units = m.padded / unit;
@@ -146,7 +150,7 @@ void ChainruleMachine::settle() {
     m.data = weight.data = next;
     if (m.type == ChainruleType::int8_row) m.scale = weight.vector.data();
     for (std::int64_t row = 0; chainrule_grouped(m.type) && row < m.blocks * 16; ++row) {
-      for (std::int64_t g = 0; g < m.groups; ++g) {
+      for (std::int64_t g = 0; g < m.groups * (1 + m.least); ++g) {
         std::memset(next + chainrule_scale_at(m, row, g), 0, 2);
       }
     }
@@ -196,9 +200,10 @@ void ChainruleMachine::fill(std::int64_t index, std::int64_t first, std::int64_t
     if (type == ChainruleType::int8_row) {
       std::memcpy(weights_[index]->vector.data() + row, static_cast<const float*>(scale) + i, 4);
     } else if (chainrule_grouped(type)) {
-      for (std::int64_t g = 0; g < m.groups; ++g) {
+      const std::int64_t many = m.groups * (1 + m.least);
+      for (std::int64_t g = 0; g < many; ++g) {
         std::memcpy(weight.data + chainrule_scale_at(m, row, g),
-                    static_cast<const std::uint16_t*>(scale) + i * m.groups + g, 2);
+                    static_cast<const std::uint16_t*>(scale) + i * many + g, 2);
       }
     }
   }

@@ -73,8 +73,7 @@ class ChainruleMachine {
                    std::int64_t logits, std::int64_t size, int kept, int threads);
 
   // A matrix of zeros, and rows of it in Python's row by row layout (engine/quantize.py).
-  std::int64_t add_matrix(ChainruleType type, std::int64_t rows, std::int64_t cols,
-                          std::int64_t group);
+  std::int64_t add_matrix(int kind, std::int64_t rows, std::int64_t cols, std::int64_t group);
   void fill(std::int64_t index, std::int64_t first, std::int64_t count, const void* data,
             const void* scale);
   const ChainruleWeight& weight(std::int64_t index) const { return *weights_.at(index); }

@@ -6,15 +6,24 @@ constexpr std::int64_t kChainruleLanes = 16;  // rows of a weight that lie side 
 constexpr std::int64_t kChainruleTile = 12;   // rows of x that a kernel takes at a time, at most
 
 enum class ChainruleType : int { f32 = 0, bf16 = 1, int8 = 2, int8_row = 3, q4 = 4 };
+// Weights as they are given: one of those types, or a block of GGUF, which is int8 or q4 with f16
+// scales; q4_1 has a minimum too, and halves w / scale.
+constexpr int kChainruleQ80 = 5, kChainruleQ40 = 6, kChainruleQ41 = 7;
+constexpr ChainruleType chainrule_type(int kind) {
+  return kind < kChainruleQ80 ? static_cast<ChainruleType>(kind)
+         : kind == kChainruleQ80 ? ChainruleType::int8 : ChainruleType::q4;
+}
 
 // A weight [rows, cols]: blocks of 16 rows side by side, in spans of some blocks, so that one
 // row of x reads each span from end to end. A unit is what a lane holds in 32 bits: one float, two
 // bf16, four bytes w + 128 or eight halves w + 8 (columns 0-3 low, 4-7 high).
-//   span [unit][block][16 lanes], and before the units of each group its scales, bf16 [block][16].
+//   span [unit][block][16 lanes], and before the units of each group its scales [block][16], bf16
+//   or f16, and then its minima.
 // Columns are padded with zeros to whole units; int8_row has float scales [blocks][16] of its own.
 
 struct ChainruleMatrix {
   ChainruleType type = ChainruleType::f32;
+  bool half = false, least = false;  // scales in f16; w = scale · q + minimum
   std::int64_t rows = 0, cols = 0, blocks = 0, padded = 0, units = 0;
   std::int64_t group = 0, groups = 0, each = 0;  // columns of a group, how many, units of one
   std::int64_t span_bytes = 0;  // of a span with all of its blocks
@@ -36,7 +45,7 @@ inline std::int64_t chainrule_span(const ChainruleMatrix& m, std::int64_t block)
 }
 // Bytes of a span of `many` blocks: the scales of one group, one group, all.
 inline std::int64_t chainrule_scale_bytes(const ChainruleMatrix& m, std::int64_t many) {
-  return chainrule_grouped(m.type) ? (many * 32 + 63) / 64 * 64 : 0;
+  return chainrule_grouped(m.type) ? (many * (m.least ? 64 : 32) + 63) / 64 * 64 : 0;
 }
 inline std::int64_t chainrule_group_bytes(const ChainruleMatrix& m, std::int64_t many) {
   return chainrule_scale_bytes(m, many) + m.each * many * 64;
@@ -49,7 +58,8 @@ inline std::int64_t chainrule_begin(const ChainruleMatrix& m, std::int64_t block
   const std::int64_t span = chainrule_span_size(m.type);
   return block / span * chainrule_span_bytes(m, span);
 }
-// Where a row's 32 bits of a unit lie, and its scale of a group.
+// Where a row's 32 bits of a unit lie, and its scale of a group; groups that come after the last
+// are those of the minima.
 inline std::int64_t chainrule_unit_at(const ChainruleMatrix& m, std::int64_t row,
                                       std::int64_t unit) {
   const std::int64_t block = row / 16, in = block % chainrule_span_size(m.type);
@@ -61,7 +71,8 @@ inline std::int64_t chainrule_unit_at(const ChainruleMatrix& m, std::int64_t row
 inline std::int64_t chainrule_scale_at(const ChainruleMatrix& m, std::int64_t row, std::int64_t g) {
   const std::int64_t block = row / 16, in = block % chainrule_span_size(m.type);
   const std::int64_t many = chainrule_span(m, block - in);
-  return chainrule_begin(m, block) + g * chainrule_group_bytes(m, many) + in * 32 + row % 16 * 2;
+  return chainrule_begin(m, block) + g % m.groups * chainrule_group_bytes(m, many) +
+         (g / m.groups * many + in) * 32 + row % 16 * 2;
 }
 
 // Rows of x in the form that one kernel reads, in tiles of at most kChainruleTile rows:
@@ -70,7 +81,8 @@ struct ChainruleInput {
   std::int64_t rows = 0;
   unsigned char* data = nullptr;  // 4 bytes a column and row are always enough
   float* scale = nullptr;
-  std::int32_t* offset = nullptr;  // what the weights' + 128 or + 8 adds, negated
+  // What the weights' + 128 or + 8 adds, negated; with minima the sum of the group.
+  std::int32_t* offset = nullptr;
 };
 
 // Tiles that a kernel has code for; any number of rows is cut into these, the largest first.
