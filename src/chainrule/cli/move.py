@@ -19,6 +19,10 @@ def import_(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="RUN", help="Folder to make; runs/NAME.")
     ] = None,
+    widen: Annotated[
+        Literal["f32", "bf16"] | None,
+        typer.Option(help="What a GGUF's matrices become, instead of staying as they are."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make a RUN of a model that somebody else trained."""
@@ -26,9 +30,13 @@ def import_(
     from chainrule.verbs.display import display_for
     from chainrule.verbs.inspect import inspect
 
+    if form == "hf" and widen is not None:
+        raise ValueError("--widen is for a GGUF: what comes from Hugging Face keeps its type")
     display = display_for(json)
-    take = bring.import_hf if form == "hf" else bring.import_gguf
-    made = take(path, out, progress=display.working)
+    if form == "hf":
+        made = bring.import_hf(path, out, progress=display.working)
+    else:
+        made = bring.import_gguf(path, out, widen=widen, progress=display.working)
     display.end()
     card = inspect(made)
     if json:

@@ -36,7 +36,10 @@ class Compiled(Lowered):
         model: what is run; its weights are not kept.
         dtype: of the weights, or of each tensor that is in blocks of GGUF; activations are float32,
             and int8 in groups where weights are.
-        cache: keys and values: int8, or f32 where the weights are, else bf16.
+        cache: keys and values: int8, with a scale for each head and position, or auto: f32 where
+            the weights are, else bf16. int8 takes 0.53 of bf16's bytes with heads of 64, and
+            changes the bits per byte of Tiny Shakespeare, on two byte and character models, by
+            less than 0.0002.
         threads: that a step may use; None: as torch has them.
         rows: where the weights come from; None: the model's own tensors.
 

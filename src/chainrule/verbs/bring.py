@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from chainrule.artifact import Artifact, load_artifact, unfilled
+from chainrule.artifact import Artifact, load_artifact
 from chainrule.codecs.symbols import read_text
 from chainrule.codecs.text import BPECodec
-from chainrule.files import new_folder, stream_tensors, write_text
+from chainrule.core.outline import unfilled
+from chainrule.engine.quantize import BLOCKS, DType, Narrow
+from chainrule.engine.quantize import blocks as packed_blocks
+from chainrule.engine.quantize import layout as packing
+from chainrule.files import new_folder, read_json, stream_tensors, write_json, write_text
 from chainrule.formats import gguf_model, hf, layout
+from chainrule.formats.gguf_blocks import PLAIN
+from chainrule.formats.gguf_blocks import parts as parts_of
 from chainrule.formats.tokens import from_gguf
 from chainrule.models.transformer import Transformer
 from chainrule.models.transformer_config import TransformerConfig
@@ -28,7 +34,11 @@ TEMPLATE = "chat_template.jinja"
 class Found:
     """A foreign model: its shape, its codec and where its tensors come from.
 
-    ``types``: what a tensor is stored in; ``read``: the whole of one.
+    Args:
+        read: the whole of a foreign tensor, as a run is to store it.
+        types: what type that has.
+        blocks: of a GGUF, the foreign matrices that stay as they are, and their kind.
+        packed: one of them.
     """
 
     source: str
@@ -37,8 +47,10 @@ class Found:
     parts: layout.Layout
     facts: hf.Facts
     codec: BPECodec
-    types: Mapping[str, torch.dtype]
     read: Callable[[str], Tensor]
+    types: Mapping[str, torch.dtype]
+    blocks: Mapping[str, DType] = field(default_factory=dict)
+    packed: Callable[[str], Narrow] | None = None
 
 
 def import_hf(
@@ -64,35 +76,60 @@ def import_hf(
         )
     codec = BPECodec(read_text(tokenizer), facts.ends[0], str(tokenizer), config.space.size)
     name = folder.resolve().name
-    found = Found("hf", name, config, parts, facts, codec, weights.types, weights.tensor)
+    found = Found("hf", name, config, parts, facts, codec, weights.tensor, weights.types)
     return _write(found, out, progress)
 
 
 def import_gguf(
-    path: str | Path, out: str | Path | None = None, *, progress: Progress | None = None
+    path: str | Path,
+    out: str | Path | None = None,
+    *,
+    widen: str | None = None,
+    progress: Progress | None = None,
 ) -> Artifact:
     """A GGUF file as a run.
 
+    Matrices in Q8_0, Q4_0 and Q4_1 stay so; those in Q4_K and Q6_K become bf16.
+
     Args:
         out: the folder to make, ``runs/NAME`` if not given.
+        widen: "f32" or "bf16": what all matrices become instead.
 
     Raises:
         ValueError: what isn't such a file, isn't had here, or contradicts itself.
     """
+    if widen is not None and widen not in _WIDE:
+        raise ValueError(f"widen {widen!r} is not one of {', '.join(_WIDE)}")
     file = gguf_model.opened(Path(path))
     config, parts, facts = gguf_model.read(file)
     tokens = from_gguf(file.metadata, str(path))
     codec = BPECodec(tokens.definition, tokens.eos, str(path), config.space.size)
-    types = {name: _TYPES.get(e.kind, torch.bfloat16) for name, e in file.tensors.items()}
+    ends = [codec.special(stop) for stop in tokens.stops]
+    facts = replace(facts, ends=[end for end in ends if end is not None] or facts.ends)
+    wide = _WIDE.get(widen or "", torch.bfloat16)
+    types, blocks = {}, {}
+    for name, entry in file.tensors.items():
+        types[name] = PLAIN.get(entry.kind, wide)
+        if widen is not None and len(entry.shape) > 1:
+            types[name] = wide
+        kind = next((k for k in BLOCKS if k == entry.kind.lower()), None)
+        if kind is not None and widen is None and len(entry.shape) == 2:
+            blocks[name] = kind
 
     def read(name: str) -> Tensor:
         return file.floats(name).view(file.tensors[name].shape).to(types[name])
 
+    def packed(name: str) -> Narrow:
+        entry = file.tensors[name]
+        data, scale, minimum = parts_of(entry.kind, file.raw(name), entry.columns)
+        return Narrow(blocks[name], data, scale, entry.columns, minimum)
+
     name = Path(path).stem
-    return _write(Found("gguf", name, config, parts, facts, codec, types, read), out, progress)
+    found = Found("gguf", name, config, parts, facts, codec, read, types, blocks, packed)
+    return _write(found, out, progress)
 
 
-_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_WIDE = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 def _write(found: Found, out: str | Path | None, progress: Progress | None) -> Artifact:
@@ -107,28 +144,74 @@ def _write(found: Found, out: str | Path | None, progress: Progress | None) -> A
     }
     if facts.notes:
         said["notes"] = facts.notes
-    outline = unfilled(Transformer, found.config)
-    shapes = {k: tuple(v.shape) for k, v in outline.state_dict().items()}
-    kinds = {name: {found.types[p.name] for p in found.parts[name]} for name in shapes}
-    plan = {
-        name: (next(iter(kinds[name])) if len(kinds[name]) == 1 else torch.float32, shape)
-        for name, shape in shapes.items()
-    }
-    done = iter(range(len(plan)))
-
-    def make(name: str) -> Tensor:
-        if progress is not None:
-            progress("reading", next(done), len(plan))
-        return layout.joined(found.parts[name], found.read)
-
-    artifact = Artifact(outline, codec, {"imported": said})
+    weights = _Weights(found, progress)
+    artifact = Artifact(weights.outline, codec, {"imported": said})
     with new_folder(target) as aside:
-        stream_tensors(aside / "model.safetensors", plan, make)
+        stream_tensors(aside / "model.safetensors", weights.plan, weights.make)
         if facts.template is not None:
             write_text(aside / TEMPLATE, facts.template)
         artifact.save_config(aside)
+        if weights.kinds:
+            config = read_json(aside / "config.json")
+            config |= {"format": 2, "precision": {"dtype": "gguf", "kinds": weights.kinds}}
+            write_json(aside / "config.json", config)
         write_text(aside / "README.md", _card(artifact, target.name, said))
     return load_artifact(target)
+
+
+class _Weights:
+    """The tensors of the run to be: ``plan`` has types and shapes, ``make`` the values.
+
+    ``kinds``: of our matrices, those that stay in GGUF's blocks.
+    """
+
+    def __init__(self, found: Found, progress: Progress | None) -> None:
+        self.found, self.progress, self.done = found, progress, 0
+        self.outline = unfilled(Transformer, found.config)
+        self.plan: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+        self.kinds: dict[str, DType] = {}
+        self.owner: dict[str, str] = {}
+        self.held: dict[str, Tensor] = {}
+        for name, t in self.outline.state_dict().items():
+            parts, shape = found.parts[name], tuple(t.shape)
+            blocks = {found.blocks.get(part.name) for part in parts}
+            kind = blocks.pop()
+            if kind is not None and not blocks:
+                self.kinds[name] = kind
+                for behind, (size, own) in packing(kind, *shape).items():
+                    self.plan[name + behind], self.owner[name + behind] = (own, size), name
+                continue
+            types = {found.types[part.name] for part in parts}
+            self.plan[name] = (types.pop() if len(types) == 1 else torch.float32), shape
+            self.owner[name] = name
+
+    def make(self, name: str) -> Tensor:
+        """One of the plan; those of the same matrix are kept until another is asked for."""
+        if name not in self.held:
+            if self.progress is not None:
+                self.progress("reading", self.done, len(self.found.parts))
+            self.done += 1
+            self.held = self._read(self.owner[name])
+        return self.held[name]
+
+    def _read(self, ours: str) -> dict[str, Tensor]:
+        parts = self.found.parts[ours]
+        if ours not in self.kinds:
+            whole = layout.joined(parts, self.found.read)
+            if not torch.isfinite(whole.sum(dtype=torch.float64)):
+                raise ValueError(f"{self.found.name}: {parts[0].name}: values that are not finite")
+            return {ours: whole}
+        assert self.found.packed is not None
+        pieces = [(part, self.found.packed(part.name)) for part in parts]
+        data, scale, minimum = (
+            None if any(t is None for _, t in each) else torch.cat([p.ours(t) for p, t in each])
+            for each in (
+                [(part, getattr(piece, name)) for part, piece in pieces]
+                for name in ("data", "scale", "minimum")
+            )
+        )
+        assert data is not None and scale is not None
+        return packed_blocks(self.kinds[ours], data, scale, minimum).parts(ours)
 
 
 def _card(artifact: Artifact, name: str, said: Mapping[str, Any]) -> str:
