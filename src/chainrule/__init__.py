@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from chainrule.verbs.api import beam_search as beam_search
     from chainrule.verbs.api import bench as bench
     from chainrule.verbs.api import best_of as best_of
+    from chainrule.verbs.api import chat as chat
     from chainrule.verbs.api import demo as demo
     from chainrule.verbs.api import ensemble as ensemble
     from chainrule.verbs.api import evaluate as evaluate
@@ -40,6 +41,7 @@ _HOME = {
     "stream": "api",
     "beam_search": "api",
     "best_of": "api",
+    "chat": "api",
     "mbr": "api",
     "infill": "api",
     "ensemble": "api",
@@ -68,6 +70,7 @@ __all__ = [
     "beam_search",
     "bench",
     "best_of",
+    "chat",
     "demo",
     "doctor",
     "ensemble",

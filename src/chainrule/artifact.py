@@ -56,6 +56,7 @@ class Artifact:
     path: Path | None = None
     choices: dict[Any, Any] = field(default_factory=dict)  # what strategy auto has measured
     stored: Stored | None = None
+    cache: str = "auto"  # of keys and values, where it runs in the engine: auto or int8
     engines: dict[tuple[DType, int, str], Compiled] = field(default_factory=dict)
 
     @property
@@ -110,6 +111,7 @@ class Artifact:
         Raises:
             ValueError: what can't be, with the reason.
         """
+        how = {"cache": self.cache, **how}
         return choose(self.outline, backend, dtype, stored=self.precision, **how)
 
     def runner(self, choice: Choice) -> SequenceModel:

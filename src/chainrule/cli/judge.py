@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from chainrule.cli.options import Backend, Column, DType, Field, Json, RunFolder
+from chainrule.cli.options import (
+    Backend,
+    Cache,
+    Column,
+    DType,
+    Field,
+    Json,
+    Rope,
+    RunFolder,
+)
 from chainrule.verbs.printing import console, named, print_json, table
 
 
@@ -73,6 +82,8 @@ def evaluate(
     column: Column = None,
     backend: Backend = "auto",
     dtype: DType = None,
+    rope: Rope = None,
+    cache: Cache = "auto",
     json: Json = False,
 ) -> None:
     """Score DATA beside n-gram, gzip and xz; or --rollout, or --passkey."""
@@ -88,7 +99,7 @@ def evaluate(
     if not (rollout or passkey) and (asked or out):
         given = " and ".join(f"--{k}" for k in asked) or "-o"
         raise ValueError(f"{given}: only with --rollout or --passkey")
-    display, fitted = display_for(json), load(run)
+    display, fitted = display_for(json), load(run, rope=rope, cache=cache)
     where: dict[str, Any] = {"field": field, "column": column, "progress": display.working}
     where |= {"backend": backend, "dtype": dtype}
     if rollout or passkey:

@@ -19,6 +19,7 @@ UtilityName = Literal["chrf", "match"]
 MethodName = Literal["exact", "clamp", "smc"]
 BackendName = Literal["auto", "torch", "engine"]
 AdapterName = Literal["lora"]
+CacheName = Literal["auto", "int8"]
 DTypeName = Literal["f32", "bf16", "int8", "int8-row", "q4"]
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder made by chainrule fit.")]
@@ -26,6 +27,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.
 Backend = Annotated[BackendName, typer.Option(help="What computes it.")]
 DType = Annotated[
     DTypeName | None, typer.Option(help="Of the weights; the engine can do with narrower ones.")
+]
+Rope = Annotated[
+    str | None, typer.Option(metavar="KIND:FACTOR", help="Stretch positions, as in yarn:2.")
+]
+Cache = Annotated[
+    CacheName, typer.Option(help="Keys and values; int8 takes half of bf16's memory.")
 ]
 Field = Annotated[str | None, typer.Option(help="Field of .jsonl lines that holds the text.")]
 Column = Annotated[str | None, typer.Option(help="Column of .csv or .parquet that holds it.")]

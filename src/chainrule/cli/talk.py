@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chainrule.cli.options import Backend, DType, Json, RunFolder
+from chainrule.cli.options import Backend, Cache, DType, Json, Rope, RunFolder
 from chainrule.verbs.printing import aside, print_json, stdin
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def chat(
     seed: Annotated[int, typer.Option(help="Same seed, same replies.")] = 0,
     backend: Backend = "auto",
     dtype: DType = None,
+    rope: Rope = None,
+    cache: Cache = "auto",
     json: Json = False,
 ) -> None:
     """Talk with a model: every line is a message, /reset and /system TEXT begin anew."""
@@ -36,7 +38,7 @@ def chat(
     from chainrule.verbs.chat import chat_stream, template_of
     from chainrule.verbs.fitted import load
 
-    artifact = load(run).artifact
+    artifact = load(run, rope=rope, cache=cache).artifact
     settings: dict[str, Any] = {
         "template": template_of(artifact, template),
         "temperature": temperature,

@@ -12,9 +12,11 @@ import typer
 
 from chainrule.cli.options import (
     Backend,
+    Cache,
     DType,
     Json,
     MethodName,
+    Rope,
     RunFolder,
     StrategyName,
     UtilityName,
@@ -81,6 +83,8 @@ def generate(
     utility: Annotated[UtilityName | None, typer.Option(help="What --mbr compares by.")] = None,
     backend: Backend = "auto",
     dtype: DType = None,
+    rope: Rope = None,
+    cache: Cache = "auto",
     out: Annotated[
         str | None, typer.Option("--out", "-o", help="File to write; - is here.")
     ] = None,
@@ -123,7 +127,8 @@ def generate(
         "dtype": dtype,
     }
     settings = {k: v for k, v in settings.items() if v is not None}
-    fitted = cr.ensemble([run, *ensemble]) if ensemble else cr.load(run)
+    opened = cr.load(run, rope=rope, cache=cache)
+    fitted = cr.ensemble([opened, *ensemble]) if ensemble else opened
     text = stdin().decode() if prompt == "-" else prompt
     to_file = out is not None and out != "-"
     if n == 1 and search is None and not json and not to_file:

@@ -39,7 +39,7 @@ class Compiled(Lowered):
         cache: keys and values: int8, with a scale for each head and position, or auto: f32 where
             the weights are, else bf16. int8 takes 0.53 of bf16's bytes with heads of 64, and
             changes the bits per byte of Tiny Shakespeare, on two byte and character models, by
-            less than 0.0002.
+            less than 0.0003.
         threads: that a step may use; None: as torch has them.
         rows: where the weights come from; None: the model's own tensors.
 

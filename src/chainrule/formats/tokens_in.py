@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from chainrule.codecs.bpe import PATTERNS, SPACE
 from chainrule.codecs.symbols import LARGEST
@@ -100,7 +100,7 @@ class _Metadata:
     def __init__(self, metadata: Mapping[str, Any], where: str) -> None:
         self._metadata, self._where = metadata, where
 
-    def fail(self, key: str, why: str) -> Any:
+    def fail(self, key: str, why: str) -> NoReturn:
         raise ValueError(f"{self._where}, key '{self._name(key)}': {why}")
 
     def value(self, key: str, kind: type, *default: Any) -> Any:
@@ -176,7 +176,7 @@ def _sentencepiece(given: _Metadata, texts: list[str], types: list[int]) -> dict
     prefix = given.value("add_space_prefix", bool, True)
     prepend = [{"type": "Prepend", "prepend": SPACE}] if prefix else []
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    decoders = [
+    decoders: list[dict[str, Any]] = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
         {"type": "ByteFallback"},
         {"type": "Fuse"},

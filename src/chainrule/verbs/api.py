@@ -11,6 +11,7 @@ from chainrule.artifact import Artifact
 from chainrule.verbs import bring as _bring
 from chainrule.verbs import fit as _fit
 from chainrule.verbs.bench import Frontier
+from chainrule.verbs.chat import Message, Reply
 from chainrule.verbs.demo import Demo
 from chainrule.verbs.demo import demo as _demo
 from chainrule.verbs.ensemble import ensemble_of
@@ -93,6 +94,16 @@ def mbr(
     Settings: utility ("chrf", "match" or a function of two texts), and those of ``generate``.
     """
     return _opened(run).mbr(prompt, n, length, **settings)
+
+
+def chat(
+    run: Model, messages: str | Sequence[Message], length: int = 512, **settings: Any
+) -> Reply:
+    """The next message of a conversation, by the model's own chat template.
+
+    Settings: template (another one), and those of ``generate``.
+    """
+    return _opened(run).chat(messages, length, **settings)
 
 
 def infill(run: Model, text: str, **settings: Any) -> list[Infilled]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -230,13 +231,28 @@ class Fitted:
         return self.inspect()._repr_html_()
 
 
-def load(folder: str | Path, base: str | Path | Fitted | None = None) -> Fitted:
+def load(
+    folder: str | Path,
+    base: str | Path | Fitted | None = None,
+    *,
+    rope: str | None = None,
+    cache: str = "auto",
+) -> Fitted:
     """Open a fitted artifact.
 
     Args:
         base: the run that an adapter is for, where it isn't the one that it names.
+        rope: KIND:FACTOR, to stretch its positions, as ``Fitted.stretched`` does.
+        cache: "int8": keys and values in 8 bits, in the compiled engine.
 
     Raises:
-        ValueError: not an artifact, damaged, of a newer format, or an adapter for another base.
+        ValueError: not an artifact, damaged, of a newer format, or an adapter for another base; a
+            rope or cache that can't be.
     """
-    return Fitted(load_artifact(folder, base.artifact if isinstance(base, Fitted) else base))
+    found = load_artifact(folder, base.artifact if isinstance(base, Fitted) else base)
+    if rope is not None:
+        found = _stretch.stretched(found, rope)
+    if cache != found.cache:
+        found = replace(found, cache=cache)
+        found.choose()  # says what can't be
+    return Fitted(found)
