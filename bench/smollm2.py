@@ -25,8 +25,6 @@ from chainrule.verbs.export import export
 ALICE = Path("src/chainrule/assets/alice.txt")
 TASKS: dict[str, dict[str, Any]] = {
     "batch 1": {"task": "decode", "batch": 1, "prompt": 4, "length": 64},
-    "batch 8": {"task": "decode", "batch": 8, "prompt": 4, "length": 40},
-    "prefill": {"task": "prefill", "length": 512},
 }
 MORE = (("chainrule", "gguf"), ("llama.cpp", "q4_1"), ("genai", "int4"))
 

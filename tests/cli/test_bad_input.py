@@ -141,7 +141,7 @@ def edit(folder, change) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: c.update(format=3), ["format 3", "upgrade"]),
+        (lambda c: c.update(format=4), ["format 4", "upgrade"]),
         (lambda c: c.update(formt=1), ["formt"]),
         (lambda c: c.pop("format"), ["format"]),
         (lambda c: c["model"].update(hiden=4), ["hiden", "hidden"]),

@@ -152,7 +152,7 @@ class Builder:
 
     def _fill(self, index: int, weight: p.Weight, dtype: DType) -> None:
         height, width = weight.shape
-        step = max(1, _PART // width)
+        step = max(1, (8 if dtype in BLOCKS else 1) * _PART // width)  # blocks are not rounded
         for first in range(0, height, step):
             count = min(step, height - first)
             part = self.rows(weight, first, count, dtype)

@@ -36,11 +36,8 @@ void fill(ChainruleMachine& m, std::int64_t index, std::int64_t first, std::int6
   need(index >= 0 && index < m.weights(), "no weight of this number");
   need(count > 0, "a matrix needs rows");
   const ChainruleMatrix& w = m.weight(index).matrix;
-  const bool q4 = w.type == ChainruleType::q4, grouped = chainrule_grouped(w.type);
-  const std::int64_t row = w.type == ChainruleType::f32    ? w.cols * 4
-                           : w.type == ChainruleType::bf16 ? w.cols * 2
-                           : q4                            ? (w.cols + 1) / 2
-                                                           : w.cols;
+  const bool grouped = chainrule_grouped(w.type);
+  const std::int64_t row = chainrule_row_bytes(w);
   const std::int64_t scales = grouped                              ? w.groups * 2 * (1 + w.least)
                               : w.type == ChainruleType::int8_row ? 4
                                                                   : 0;

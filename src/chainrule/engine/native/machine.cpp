@@ -171,31 +171,26 @@ void ChainruleMachine::fill(std::int64_t index, std::int64_t first, std::int64_t
     refuse("weight", "rows out of range");
   }
   const ChainruleType type = m.type;
-  const std::int64_t cols = m.cols;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::int64_t row = first + i;
-    const auto at = [&](std::int64_t unit) {
-      return weight.data + chainrule_unit_at(m, row, unit);
-    };
-    if (type == ChainruleType::f32) {
-      const float* w = static_cast<const float*>(data) + i * cols;
-      for (std::int64_t k = 0; k < cols; ++k) std::memcpy(at(k), w + k, 4);
-    } else if (type == ChainruleType::bf16) {
-      const std::uint16_t* w = static_cast<const std::uint16_t*>(data) + i * cols;
-      for (std::int64_t k = 0; k < cols; ++k) std::memcpy(at(k / 2) + k % 2 * 2, w + k, 2);
-    } else if (type == ChainruleType::q4) {
-      const std::int64_t wide = (cols + 1) / 2;
-      const unsigned char* w = static_cast<const unsigned char*>(data) + i * wide;
-      for (std::int64_t k = 0; k < cols; ++k) {
-        const int q = w[k / 2] >> (k % 2 * 4) & 15;
-        unsigned char& to = at(k / 8)[k % 4];
-        to = static_cast<unsigned char>(k % 8 < 4 ? (to & 0xf0) | q : (to & 0x0f) | q << 4);
+  const bool q4 = type == ChainruleType::q4;
+  const std::int64_t wide = chainrule_row_bytes(m);
+  const unsigned char* w = static_cast<const unsigned char*>(data);
+  for (std::int64_t i = 0; i < count; ++i, w += wide) {
+    const std::int64_t row = first + i, in = row / 16 % chainrule_span_size(type);
+    const std::int64_t step = chainrule_span(m, row / 16 - in) * 64;
+    unsigned char* to = nullptr;
+    for (std::int64_t unit = 0, left = 0; unit < m.units; ++unit, --left, to += step) {
+      if (!left) to = weight.data + chainrule_unit_at(m, row, unit), left = m.each;
+      unsigned char b[4];  // a unit is four bytes here too
+      std::memset(b, q4 ? 0x88 : 0, 4);
+      if (wide - unit * 4 < 4) std::memcpy(b, w + unit * 4, wide - unit * 4);
+      else std::memcpy(b, w + unit * 4, 4);
+      if (q4) {
+        const int turned[4] = {(b[0] & 15) | b[2] << 4, b[0] >> 4 | (b[2] & 240),
+                               (b[1] & 15) | b[3] << 4, b[1] >> 4 | (b[3] & 240)};
+        for (int k = 0; k < 4; ++k) b[k] = static_cast<unsigned char>(turned[k]);
       }
-    } else {
-      const auto* w = static_cast<const std::int8_t*>(data) + i * cols;
-      for (std::int64_t k = 0; k < cols; ++k) {
-        at(k / 4)[k % 4] = static_cast<unsigned char>(w[k] + 128);
-      }
+      for (int k = 0; type >= ChainruleType::int8 && !q4 && k < 4; ++k) b[k] ^= 0x80;
+      std::memcpy(to, b, 4);
     }
     if (type == ChainruleType::int8_row) {
       std::memcpy(weights_[index]->vector.data() + row, static_cast<const float*>(scale) + i, 4);

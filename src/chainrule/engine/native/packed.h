@@ -34,6 +34,11 @@ struct ChainruleMatrix {
 constexpr bool chainrule_grouped(ChainruleType type) {
   return type == ChainruleType::int8 || type == ChainruleType::q4;
 }
+// Bytes of one of its rows before they are packed.
+inline std::int64_t chainrule_row_bytes(const ChainruleMatrix& m) {
+  return m.type == ChainruleType::f32 ? m.cols * 4 : m.type == ChainruleType::bf16 ? m.cols * 2
+         : m.type == ChainruleType::q4 ? (m.cols + 1) / 2 : m.cols;
+}
 // Blocks of a span: as many as one row of x keeps in flight, or, of wide types, several rows.
 constexpr int chainrule_span_size(ChainruleType type) {
   return type == ChainruleType::q4 ? 8 : type == ChainruleType::int8 ? 4 : 2;
