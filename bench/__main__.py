@@ -31,6 +31,7 @@ NAMES = (
     "engine_quality",
     "engine_memory",
     "next_words",
+    "smollm2",
 )
 
 

