@@ -32,6 +32,8 @@ NAMES = (
     "engine_memory",
     "next_words",
     "smollm2",
+    "smollm2_bits",
+    "smollm2_parity",
 )
 
 

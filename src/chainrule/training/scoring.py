@@ -15,7 +15,7 @@ from chainrule.core.model import SequenceModel
 from chainrule.core.objective import Batch, Example
 from chainrule.core.state import State
 
-_WORK = 2**42  # multiplications
+_WORK = 2**40  # multiplications
 _BLOCK = 2**22  # at most so many law entries (positions × alphabet) at a time
 _SHORT = 4096  # symbols of a document that may share a batch
 _ROWS = 32  # contexts, and continuations, at a time,
