@@ -17,6 +17,7 @@ from chainrule.core.state import State
 
 _WORK = 2**40  # multiplications
 _BLOCK = 2**22  # at most so many law entries (positions × alphabet) at a time
+_BATCH = 2**27  # at most so many of a batch of documents, two or more
 _SHORT = 4096  # symbols of a document that may share a batch
 _ROWS = 32  # contexts, and continuations, at a time,
 _TOGETHER = 2**14  # of so many symbols, padding included,
@@ -71,11 +72,14 @@ def document_log_probs(
 ) -> Iterator[NDArray[np.float64]]:
     """log p(x_t | x_<t) in nats [T] of every document from its own start, in the order given.
 
-    Short documents share a padded batch; a document beyond 4,096 symbols is scored alone.
+    Short documents share a padded batch, as many as their laws leave room for; a document beyond
+    4,096 symbols is scored alone.
     """
     held: list[NDArray[np.generic]] = []
     for document in documents:
-        if held and (len(held) == 32 or len(document) > _SHORT):
+        longest = max([len(document), *map(len, held)])
+        entries = (len(held) + 1) * longest * (model.space.size or 1)
+        if held and (len(held) == 32 or longest > _SHORT or entries > _BATCH):
             yield from _padded(model, held)
             held = []
         if len(document) > _SHORT:
