@@ -1,8 +1,9 @@
-"""The loss curve as a picture."""
+"""The loss curve as a picture, and how pictures are written."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +45,19 @@ def loss_curve(
     with replacing(path) as beside:
         figure.savefig(beside, format="png")
     return True
+
+
+def save_png(path: str | Path, draw: Callable[[], Any]) -> Path:
+    """Write the figure that ``draw`` makes, once the name is known to be a PNG's.
+
+    Raises:
+        ValueError: another kind of file is named.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path}: the picture is a PNG, so give it a name that ends in .png")
+    figure = draw()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as beside:
+        figure.savefig(beside, format="png")
+    return path

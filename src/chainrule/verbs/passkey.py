@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from chainrule.artifact import Artifact
 from chainrule.codecs.text import TextCodec
 from chainrule.core.config import bounded
-from chainrule.files import replacing
 from chainrule.training.data import read_documents
 from chainrule.training.scoring import continuation_log_probs
 from chainrule.training.shards import Progress
+from chainrule.verbs.curve import save_png
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _SHORTEST, _LONGEST = 256, 2**20  # symbols of a prompt
@@ -109,14 +109,7 @@ class Passkey:
         Raises:
             ValueError: another kind of file is named, or matplotlib is not installed.
         """
-        path = Path(path)
-        if path.suffix.lower() != ".png":
-            raise ValueError(f"{path}: the picture is a PNG, so give it a name that ends in .png")
-        figure = _draw(self)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as beside:
-            figure.savefig(beside, format="png")
-        return path
+        return save_png(path, lambda: _draw(self))
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{name}</th>" for name in self.header())

@@ -25,9 +25,9 @@ from chainrule.core.model import SequenceModel
 from chainrule.core.noise import Noise
 from chainrule.core.state import State
 from chainrule.decoding.verify import Verify, drain
-from chainrule.files import replacing
 from chainrule.training.data import read_documents
 from chainrule.training.shards import Progress
+from chainrule.verbs.curve import save_png
 
 ROWS = 64  # sequences at a time; more only cost memory
 GRAM = 8  # symbols in a row that count as a repetition when they come again
@@ -113,14 +113,7 @@ class Rollout:
         Raises:
             ValueError: another kind of file is named, or matplotlib is not installed.
         """
-        path = Path(path)
-        if path.suffix.lower() != ".png":
-            raise ValueError(f"{path}: the picture is a PNG, so give it a name that ends in .png")
-        figure = _draw(self)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as beside:
-            figure.savefig(beside, format="png")
-        return path
+        return save_png(path, lambda: _draw(self))
 
     def _repr_html_(self) -> str:
         from html import escape
