@@ -50,6 +50,11 @@ class Ours:
 
             self.model = Compiled(self.model, dtype=kind, threads=threads)
 
+    @property
+    def weight_bytes(self) -> int | None:
+        """What the engine keeps in memory."""
+        return getattr(self.model, "weight_bytes", None)
+
     @torch.no_grad()
     def logits(self, x: Symbols) -> NDArray[np.float32]:
         given = torch.from_numpy(x[:, 1:])

@@ -178,8 +178,10 @@ def compare(
         if task["task"] == "decode":  # all weights are read once a step: how near to the limit
             size = (FOLDER / model / "model.safetensors").stat().st_size / task["batch"] / 1e9
             for name, row in out[title].items():
-                share = BITS[formats[name]] / 32
-                row["GB_per_second"] = row["per_second"]["median"] * size * share
+                read = size * BITS[formats[name]] / 32
+                if "bytes" in out["logits"][name]:  # what ours keeps, packed
+                    read = out["logits"][name]["bytes"] / task["batch"] / 1e9
+                row["GB_per_second"] = row["per_second"]["median"] * read
     for worker in workers.values():
         worker.end()
     return out

@@ -112,7 +112,10 @@ def main() -> None:
         peer = getattr(importlib.import_module(f"bench.{module}"), name)(folder, kind, threads)
         known = np.load(folder / "reference.npz")
         ends = int(known["x"][0, 0]), int(known["size"]) if "size" in known else None
-        print(json.dumps(faithful(peer, folder)), file=out)
+        about = faithful(peer, folder)
+        if (held := getattr(peer, "weight_bytes", None)) is not None:
+            about["bytes"] = held
+        print(json.dumps(about), file=out)
         for line in sys.stdin:
             print(json.dumps({"seconds": timed(peer, ends, **json.loads(line))}), file=out)
         out.flush()

@@ -26,6 +26,7 @@ from chainrule.engine.tables import Table, tabled, weights_of
 from chainrule.native import _native
 
 _NUMBERS = (*DTYPES, *BLOCKS)  # as native/packed.h has them
+_TIGHT = 2**25  # bytes of bf16 that no cache holds: these are packed tighter, without loss
 _PART = 2**15  # values of a matrix that are rounded at a time: all of it may take more than is kept
 
 # (weight, first row, count, wanted dtype): floats, or rows that are stored in that dtype.
@@ -135,6 +136,7 @@ class Builder:
                 self._fill(self.weights[name], weight, dtypes[name])
             else:
                 self.weights[name] = self._weight(weight)
+        self.machine.tighten(_TIGHT)
         for op in ops:
             self.machine.add_op(op.name, *self._arguments(op), False)
         for op in head:

@@ -235,6 +235,7 @@ void chainrule_bind_machine(nb::module_& m) {
                     std::int64_t, std::int64_t, int, int>())
       .def("add_matrix", &ChainruleMachine::add_matrix)
       .def("fill", &fill)
+      .def("tighten", &ChainruleMachine::tighten)
       .def("add_vector",
            [](ChainruleMachine& self, const Array<const float, 1>& v) {
              return self.add_vector(v.data(), extent(v, 0));

@@ -15,6 +15,9 @@ struct ChainruleKernels {
   // Rows first to end of x in the form that `linear` reads for this weight.
   void (*prepare)(const ChainruleMatrix& w, const float* x, std::int64_t stride_x,
                   std::int64_t first, std::int64_t end, const ChainruleInput& out);
+  // Whether tight weights are quicker from memory, and how their clumps are made (tight.inc).
+  bool tight;
+  bool (*tighten)(const unsigned char* const* from, const unsigned char* table, unsigned char* to);
   // Of several scales for each 32 of w [groups][32], the one with the least squared error, bf16.
   void (*q4_scales)(const float* w, std::int64_t groups, int tries, std::uint16_t* out);
   // One row of the weight as floats [cols].

@@ -86,6 +86,7 @@ ChainruleMachine::ChainruleMachine(const std::vector<std::vector<std::int64_t>>&
   work_.resize(places[0]);
   const auto count = static_cast<std::size_t>(pool_.threads());
   scores_.resize(count), sampling_.resize(count), angles_.resize(count), laws_.resize(count);
+  loose_.resize(count);
 }
 
 std::int64_t ChainruleMachine::count(ChainruleKind kind) const {

@@ -36,6 +36,8 @@ struct ChainruleWeight {
   std::vector<std::int64_t> ints;  // a table
   std::vector<double> reals;
   unsigned char* data = nullptr;  // of a matrix, once it has been given room
+  std::vector<ChainruleTight> tight;  // of a tight one
+  std::vector<ChainruleOdd> odd;
   std::size_t bytes = 0;
   int kind = 0;  // 0 matrix, 1 vector, 2 table of integers, 3 table of reals
 };
@@ -76,6 +78,8 @@ class ChainruleMachine {
   std::int64_t add_matrix(int kind, std::int64_t rows, std::int64_t cols, std::int64_t group);
   void fill(std::int64_t index, std::int64_t first, std::int64_t count, const void* data,
             const void* scale);
+  // Once all are filled: packs bf16 tighter where it is more than `bytes`. No bit changes.
+  void tighten(std::int64_t bytes);
   const ChainruleWeight& weight(std::int64_t index) const { return *weights_.at(index); }
   std::int64_t weights() const { return static_cast<std::int64_t>(weights_.size()); }
   std::int64_t add_vector(const float* data, std::int64_t size);
@@ -113,6 +117,7 @@ class ChainruleMachine {
   }
   void check(const ChainruleCall& call) const;
   void settle();
+  std::size_t tightened(ChainruleWeight& weight, unsigned char* to) const;
   void make_room(std::int64_t rows);
   void piece(const ChainruleCall& call, std::int64_t first, std::int64_t length);
   void step(const ChainruleStep& step, int thread);
@@ -132,7 +137,7 @@ class ChainruleMachine {
   std::vector<ChainruleMemory> pieces_;  // matrices side by side: a huge page each would be wasted
   std::vector<std::int64_t> waiting_;    // matrices without room
   std::vector<ChainruleStep> ops_, head_;
-  std::int64_t hidden_, logits_, size_, columns_ = 0, widest_ = 0, most_groups_ = 1;
+  std::int64_t hidden_, logits_, size_, columns_ = 0, widest_ = 0, most_groups_ = 1, tight_units_ = 0;
   std::int64_t most_gates_ = 0;
   std::int64_t bytes_ = 0, head_bytes_ = 0;  // of weights that a symbol is multiplied with
   std::int64_t meetings_ = 1, head_meetings_ = 1;  // of the threads, a symbol
@@ -146,6 +151,7 @@ class ChainruleMachine {
   std::int64_t first_ = 0, length_ = 0, rows_ = 0;  // N
   std::int64_t room_ = 0;
   ChainruleMemory scratch_, prepared_, prepared_scale_, prepared_offset_;
+  std::vector<std::vector<unsigned char>> loose_;  // [thread]
   std::vector<std::uint64_t> lanes_;
   std::vector<std::vector<double>> sampling_;  // [thread]
   std::vector<std::vector<float>> work_;  // [window]: [B][w + L][D]

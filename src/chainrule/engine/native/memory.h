@@ -30,6 +30,15 @@ class ChainruleMemory {
   ChainruleMemory(const ChainruleMemory&) = delete;
   ChainruleMemory& operator=(const ChainruleMemory&) = delete;
 
+  // What lies behind isn't used any more.
+  void end_at(std::size_t bytes) {
+    const std::size_t page = 4096, first = (bytes + page - 1) / page * page;
+#if defined(__linux__)
+    if (first < bytes_) madvise(data_ + first, bytes_ - first, MADV_DONTNEED);
+#endif
+    bytes_ = first < bytes_ ? first : bytes_;
+  }
+
   unsigned char* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
   template <class T>

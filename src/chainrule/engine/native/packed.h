@@ -5,8 +5,8 @@
 constexpr std::int64_t kChainruleLanes = 16;  // rows of a weight that lie side by side: a block
 constexpr std::int64_t kChainruleTile = 12;   // rows of x that a kernel takes at a time, at most
 
-enum class ChainruleType : int { f32 = 0, bf16 = 1, int8 = 2, int8_row = 3, q4 = 4 };
-// Weights as they are given: one of those types, or a block of GGUF, which is int8 or q4 with f16
+enum class ChainruleType : int { f32 = 0, bf16 = 1, int8 = 2, int8_row = 3, q4 = 4, tight = 5 };
+// Weights as they are given: one of those types but tight, which is made of bf16, or a block of GGUF, which is int8 or q4 with f16
 // scales; q4_1 has a minimum too, and halves w / scale.
 constexpr int kChainruleQ80 = 5, kChainruleQ40 = 6, kChainruleQ41 = 7;
 constexpr ChainruleType chainrule_type(int kind) {
@@ -20,6 +20,19 @@ constexpr ChainruleType chainrule_type(int kind) {
 //   span [unit][block][16 lanes], and before the units of each group its scales [block][16], bf16
 //   or f16, and then its minima.
 // Columns are padded with zeros to whole units; int8_row has float scales [blocks][16] of its own.
+// A tight span is a table [16] of high bytes of bf16, padded to 64 bytes, and [unit][clump]: of
+// each 4 blocks of a unit first the low bytes and then nibbles, the high bytes' places in the table.
+// Of two blocks 8 bytes each alternate, as unpacking wants them, and the nibbles of the first two
+// are the lower halves. A clump with other high bytes is odd: behind its unit comes what it was in
+// bf16, 256 bytes.
+constexpr std::int64_t kChainruleClump = 192;
+struct ChainruleOdd {
+  std::int32_t unit, clump;  // of a span; after the last one comes one that is past the end
+};
+struct ChainruleTight {
+  const unsigned char* data;
+  const ChainruleOdd* odd;
+};
 
 struct ChainruleMatrix {
   ChainruleType type = ChainruleType::f32;
@@ -29,7 +42,12 @@ struct ChainruleMatrix {
   std::int64_t span_bytes = 0;  // of a span with all of its blocks
   const unsigned char* data = nullptr;
   const float* scale = nullptr;  // of int8_row
+  const ChainruleTight* tight = nullptr;  // [spans]
 };
+// Clumps of a unit in a tight span.
+inline std::int64_t chainrule_clumps(const ChainruleMatrix& m, std::int64_t span) {
+  return m.blocks - span * 8 > 4 ? 2 : 1;
+}
 
 constexpr bool chainrule_grouped(ChainruleType type) {
   return type == ChainruleType::int8 || type == ChainruleType::q4;
@@ -41,7 +59,7 @@ inline std::int64_t chainrule_row_bytes(const ChainruleMatrix& m) {
 }
 // Blocks of a span: as many as one row of x keeps in flight, or, of wide types, several rows.
 constexpr int chainrule_span_size(ChainruleType type) {
-  return type == ChainruleType::q4 ? 8 : type == ChainruleType::int8 ? 4 : 2;
+  return type == ChainruleType::q4 || type == ChainruleType::tight ? 8 : type == ChainruleType::int8 ? 4 : 2;
 }
 // Blocks in the span that begins at `block`.
 inline std::int64_t chainrule_span(const ChainruleMatrix& m, std::int64_t block) {
@@ -88,6 +106,7 @@ struct ChainruleInput {
   float* scale = nullptr;
   // What the weights' + 128 or + 8 adds, negated; with minima the sum of the group.
   std::int32_t* offset = nullptr;
+  unsigned char* room = nullptr;  // of this thread: two blocks of a tight weight
 };
 
 // Tiles that a kernel has code for; any number of rows is cut into these, the largest first.

@@ -26,6 +26,7 @@ void ChainruleMachine::make_room(std::int64_t rows) {
   prepared_scale_ = ChainruleMemory(static_cast<std::size_t>(most_groups_ * rows * 4 + 64));
   prepared_offset_ = ChainruleMemory(static_cast<std::size_t>(most_groups_ * rows * 4 + 64));
   gates_.resize(static_cast<std::size_t>(rows * most_gates_ + 16));
+  for (auto& room : loose_) room.resize(static_cast<std::size_t>(tight_units_ * 128));
   for (auto& law : laws_) law.resize(static_cast<std::size_t>(size_));
   for (auto& made : angles_) {
     for (const Turn& turn : turns_) {
@@ -297,7 +298,7 @@ void ChainruleMachine::product(const ChainruleWeight& w, const float* x, std::in
   const ChainruleMatrix& m = w.matrix;
   const int threads = pool_.active();
   const ChainruleInput in{rows, prepared_.data(), prepared_scale_.as<float>(),
-                          prepared_offset_.as<std::int32_t>()};
+                          prepared_offset_.as<std::int32_t>(), loose_[thread].data()};
   k.prepare(m, x, stride_x, rows * thread / threads, rows * (thread + 1) / threads, in);
   pool_.barrier();
   k.linear(m, in, m.blocks * thread / threads, m.blocks * (thread + 1) / threads, bias, y, stride_y);
