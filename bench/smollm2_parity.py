@@ -25,7 +25,8 @@ from bench.engine_peers import FOLDER, prepared
 
 ALICE = Path("src/chainrule/assets/alice.txt")
 PROMPTS, LENGTH = 20, 200
-SYMBOLS, ROWS = 100_000, 50
+SYMBOLS, ROWS = 100_000, 64  # of greedy text, and rows of a batch
+PROMPT, APART, LENGTHS = 16, 60, 1000  # symbols: of a prompt, from one to the next, of a row
 FILE = "parity.npz"  # what ours made: of each prompt, its inputs and log-probabilities
 
 
@@ -71,24 +72,36 @@ def ours(name: str) -> None:
         found[f"x{i}"] = np.concatenate([[begin], x.numpy()])
         found[f"p{i}"] = law.numpy()
     if name == "smollm2":
-        found["greedy"] = greedy(folder, begin)
+        rows = greedy(folder, begin)
+        found["greedy"] = np.concatenate(rows)
+        found["lengths"] = np.array([len(row) for row in rows])
     np.savez(folder / FILE, **found)
 
 
-def greedy(folder: Path, begin: int) -> Any:
-    """int64 [B, 1 + T]: SYMBOLS symbols of float32 weights in the engine, behind short prompts."""
-    from bench.engine_ours import Ours
-    from chainrule.artifact import load_artifact
+def greedy(folder: Path, begin: int) -> list[Any]:
+    """SYMBOLS symbols of float32 weights in the engine, in rows behind PROMPT symbols of a text.
 
-    engine = Ours(folder, "f32", 2)
-    codec = load_artifact(folder / "run").codec
-    text = codec.encode(ALICE.read_text()).symbols
-    prompts = np.stack([text[at * 700 : at * 700 + 16] for at in range(ROWS)])
-    x = np.concatenate([np.full((ROWS, 1), begin), prompts], 1)
-    since = time.perf_counter()
-    made = engine.greedy(x, SYMBOLS // ROWS)
-    print(f"{made.size:,} symbols in {time.perf_counter() - since:.0f} s", flush=True)
-    return np.concatenate([x, made], 1)
+    Each row has its start symbol in front, and goes on to its own end or to LENGTHS symbols.
+    """
+    from chainrule.artifact import load_artifact
+    from chainrule.verbs.generate import generate
+
+    run = load_artifact(folder / "run")
+    text = run.codec.encode(ALICE.read_text()).symbols
+    rows: list[Any] = []
+    made, since = 0, time.perf_counter()
+    for at in range(0, len(text) - PROMPT, ROWS * APART):
+        starts = range(at, min(at + ROWS * APART, len(text) - PROMPT), APART)
+        prompts = [text[first : first + PROMPT] for first in starts]
+        samples = generate(run, prompts, length=LENGTHS, temperature=0.0, dtype="f32")
+        for prompt, sample in zip(prompts, samples, strict=True):
+            row = np.concatenate([[begin], prompt, sample.symbols])[: 1 + PROMPT + SYMBOLS - made]
+            rows.append(row)
+            made += len(row) - 1 - PROMPT
+            if made == SYMBOLS:
+                print(f"{made:,} symbols in {time.perf_counter() - since:.0f} s", file=sys.stderr)
+                return rows
+    raise AssertionError("the text has too few prompts")
 
 
 @torch.inference_mode()
@@ -109,24 +122,26 @@ def theirs(name: str) -> dict[str, float]:
         divergence += float((a.exp() * (a - b)).sum(-1).mean()) / PROMPTS
     out = {"prompts": PROMPTS, "largest |Δ log p|": worst, "mean KL, nats": divergence}
     if "greedy" in known:
-        out |= ties(model, torch.from_numpy(known["greedy"]))
+        rows = np.split(known["greedy"], np.cumsum(known["lengths"])[:-1])
+        out |= ties(model, [torch.from_numpy(row) for row in rows])
     return out
 
 
-def ties(model: Any, x_BT: torch.Tensor) -> dict[str, float]:
+def ties(model: Any, rows: list[torch.Tensor]) -> dict[str, float]:
     """Where transformers would have picked another symbol, and by how much."""
-    mismatches, widest, rounding = 0, 0.0, 0.0
-    for row in x_BT:
-        logits = model(row[None, :-1]).logits[0, 16:]
-        picked = row[17:]
+    symbols, mismatches, widest, rounding = 0, 0, 0.0, 0.0
+    for row in rows:
+        logits = model(row[None, :-1]).logits[0, PROMPT:]
+        picked = row[PROMPT + 1 :]
+        symbols += len(picked)
         best, at = logits.max(-1)
         mine = logits.gather(-1, picked[:, None])[:, 0]
-        other = at != picked
-        mismatches += int(other.sum())
+        mismatches += int((at != picked).sum())
         widest = max(widest, float((best - mine).max()))
         rounding = max(rounding, float(best.abs().max()) * 2**-20)
     return {
-        "greedy symbols": x_BT[:, 17:].numel(),
+        "rows": len(rows),
+        "greedy symbols": symbols,
         "other argmax": mismatches,
         "widest gap of logits there": widest,
         "2^-20 of the largest logit": rounding,
