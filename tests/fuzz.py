@@ -11,6 +11,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
+import mmap
+import os
 import random
 import re
 import resource
@@ -19,18 +22,20 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 
 from chainrule.codecs.template import ChatTemplate
-from chainrule.codecs.template_tables import FILTERS, TESTS
 from chainrule.files import TensorFile, read_tensors, tensor_shapes, write_tensors
+from chainrule.formats import gguf_model
 from chainrule.formats.gguf import GGUF, write_gguf
 from chainrule.formats.gguf_blocks import BLOCKS, KINDS, parts
+from tests import fuzz_template as generated
 
 SECONDS = 2  # of processor time a case
+PATIENCE = 60  # seconds of no news until a case counts as a hang in C
 MEMORY = 2**30  # bytes a case may take beyond what the process has
 INTEGERS = [0, 1, 2, 3, 7, 8, 31, 32, 33, 64, 255, 256, 2**16 - 1, 2**16, 2**22, 2**31 - 1, 2**31]
 INTEGERS += [2**32 - 1, 2**32, 2**40, 2**60, 2**62, 2**63 - 1, 2**63, 2**64 - 32, 2**64 - 1]
@@ -83,6 +88,8 @@ def _refused_well(path: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
+        if isinstance(error.__context__, MemoryError):
+            raise error.__context__ from error
         if not str(error).startswith(str(path)) or "\n" in str(error):
             raise AssertionError(f"an unclear refusal: {error!r}") from error
         raise
@@ -178,75 +185,50 @@ def _safetensors_seeds(folder: Path) -> tuple[list[bytes], list[bytes]]:
 
 def template(rng: random.Random, folder: Path) -> None:
     """A chat template, and a conversation that may be anything."""
-    source = rng.choice(_TEMPLATES)
+    source = rng.choice(generated.TEMPLATES)
     if rng.random() < 0.3:
-        source = mutated(rng, _TEMPLATES, [*map(str.encode, _WORDS.split())])
+        source = mutated(rng, generated.TEMPLATES, [*map(str.encode, generated.WORDS.split())])
     for _ in range(rng.choice([0, 1, 1, 3])):
         at = rng.choice([0, *(m.end() for m in re.finditer(rb"[%}]}", source))])
-        source = source[:at] + _statement(rng, 3).encode() + source[at:]
+        more = generated.statement(rng, 3) if rng.random() < 0.6 else generated.growth(rng)
+        source = source[:at] + more.encode() + source[at:]
+    contents = ["hello", "<|im_end|>{{ 7 * 7 }}", "", None, 3, [{"type": "text", "text": "x"}]]
+    roles = rng.choices(["system", "user", "assistant", "tool", ""], k=rng.randrange(5))
+    messages = [{"role": role, "content": rng.choice(contents)} for role in roles]
+    specials = ["<|im_end|>", "<s>", *(f"<{'x' * (i % 99)}{i}" for i in range(3000))]
+    specials = specials[: rng.choice([0, 1, 2, 9, 9, 3000])]
     with _refused_well(folder / "t"):
         made = ChatTemplate(source.decode(errors="replace"), str(folder / "t"))
-        contents = ["hello", "<|im_end|>{{ 7 * 7 }}", "", None, 3, [{"type": "text", "text": "x"}]]
-        roles = rng.choices(["system", "user", "assistant", "tool", ""], k=rng.randrange(5))
-        messages = [{"role": role, "content": rng.choice(contents)} for role in roles]
-        assert isinstance(made.render(messages, bos_token="<s>", eos_token="</s>"), str)
+        for text, special in made.split(messages, specials, bos_token="<s>", eos_token="</s>"):
+            assert text in specials if special else text
 
 
-def _statement(rng: random.Random, depth: int) -> str:
-    """Well-formed as a rule, so that it is refused while it runs, if at all."""
-    value = _expression(rng, 3)
-    inner = _statement(rng, depth - 1) if depth else "{{ x }}"
-    forms = [
-        "{{ V }}",
-        "{% set x = V %}",
-        "{% for x in V %}I{% endfor %}",
-        "{% if V %}I{% endif %}",
-    ]
-    forms += ["{% macro f(x=V) %}I{% endmacro %}{{ f(x) }}", "{% set x %}I{% endset %}I"]
-    return rng.choice(forms).replace("I", inner).replace("V", value)
+def tokenizer(rng: random.Random, folder: Path) -> None:
+    """A tokenizer.json, or the tokens of a GGUF file, and short texts."""
+    from tests import fuzz_tokens
+
+    path = folder / "tokenizer.json"
+    with _refused_well(path):
+        made = fuzz_tokens.opened(rng, path)
+    fuzz_tokens.used(made, rng)
 
 
-def _expression(rng: random.Random, depth: int) -> str:
-    if not depth or rng.random() < 0.15:
-        return rng.choice(_WORDS.split()[rng.choice([-38, -22]) :])  # the last ones are values
-    forms = ["(A O B)", "A|F", "A|F(B)", "A[B]", "A[B:C]", "A.M", "A.M(B)", "A.M(B, C)", "[A, B]"]
-    forms += ["{A: B}", "(A if B else C)", "A is T", "range(A)", "G(A)", "G(k=A)", "-A", "A(B)"]
-    form = rng.choice(forms)
-    made = {c: rng.choice(words.split()) for c, words in _PIECES.items()}
-    made |= {c: _expression(rng, depth - 1) if c in form else "" for c in "ABC"}
-    return "".join(made.get(c, c) for c in form)
+def model(rng: random.Random, folder: Path) -> None:
+    """What a GGUF file says of the model in it."""
+    from tests import fuzz_tokens
 
+    file = fuzz_tokens.model_of(rng, folder)
+    with _refused_well(file.path):
+        gguf_model.read(file)
 
-_PIECES = {
-    "O": "+ - * ** / // % ~ and or in == < >=",
-    "F": " ".join([*FILTERS, "batch", "wordwrap", "urlize", "xmlattr"]),
-    "M": "split strip replace items get join format role content __class__",
-    "T": " ".join([*TESTS, "divisibleby"]),
-    "G": "namespace dict raise_exception strftime_now loop f x",
-}
-_TEMPLATES = [
-    b"{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + "
-    b"message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-    b"{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}",
-    b"{{ bos_token }}{%- set ns = namespace(last=-1) -%}{% for m in messages[::-1] %}{% if m.role "
-    b"== 'user' and loop.first %}{% set ns.last = loop.index0 %}{% elif not m.content is string %}"
-    b"{{ raise_exception('no: ' ~ m.role) }}{% endif %}{% endfor %}{{ ns.last }}",
-    b"{% macro show(x, n=2) %}{{ x | trim | upper }}{{ n // 2 }}{% endmacro %}{% for i in range(3) "
-    b"%}{{ show(messages[i].content if i < messages | length else 'none', n=i) }}{% endfor %}"
-    b"{{ tools | tojson(indent=2) }}{{ strftime_now('%d %b %Y') }}",
-]
-_WORDS = """{{ }} {% %} {%- -%} {# #} for in if elif else endif endfor set endset macro endmacro
-call endcall filter include import extends block ( ) [ ] { } | ~ + - * ** == , : = . [[[[[[[[[[
-99999999999 'ab'*999 'x'*10**9 9**9**9 __class__ _x self cycler joiner lipsum namespace(a=1) f loop
-'{:>999999999}' '%999999999d' 1e308 messages message messages[0] messages[0].content
-messages[0]['role'] tools bos_token x x loop.index0 none true 'x' "y" 0 1 -1 2.5 7 {} [] ['a','b']
-range(9) range(10**9)"""
 
 # name: one case. It raises ValueError where it is refused; any other exception is a finding.
 CASES: dict[str, Callable[[random.Random, Path], None]] = {
     "gguf": gguf,
     "safetensors": safetensors,
     "template": template,
+    "tokenizer": tokenizer,
+    "model": model,
 }
 
 
@@ -272,15 +254,22 @@ def _limits() -> Iterator[None]:
         signal.signal(signal.SIGPROF, handler)
 
 
-def fuzz(name: str, numbers: Iterator[int] | range, seed: int = 0) -> Counter[str]:
-    """Run the cases of these numbers: how many were read, how many refused.
+class Counts(Counter[str]):
+    """How many were read, how many refused; of the slowest, its seconds and its number."""
+
+    slowest = (0.0, 0)
+
+
+def fuzz(name: str, numbers: Iterator[int] | range, seed: int = 0) -> Counts:
+    """Run the cases of these numbers.
 
     Raises:
         RuntimeError: a case neither came through nor was refused; it names the case.
     """
-    counts: Counter[str] = Counter()
+    counts = Counts()
     with tempfile.TemporaryDirectory() as folder, _limits():
         for number in numbers:
+            begin = time.process_time()
             try:
                 signal.setitimer(signal.ITIMER_PROF, SECONDS)
                 CASES[name](random.Random(f"{name} {seed} {number}"), Path(folder))
@@ -294,6 +283,7 @@ def fuzz(name: str, numbers: Iterator[int] | range, seed: int = 0) -> Counter[st
                 raise RuntimeError(f"{type(error).__name__}: {error}; again: {again}") from error
             finally:
                 signal.setitimer(signal.ITIMER_PROF, 0)
+            counts.slowest = max(counts.slowest, (time.process_time() - begin, number))
     return counts
 
 
@@ -305,20 +295,42 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="the number of one case")
     asked = parser.parse_args()
+    numbers = itertools.count() if asked.only is None else range(asked.only, asked.only + 1)
+    # What ends the whole process, or never comes back from C, is found from outside of it.
+    at = mmap.mmap(-1, 8)
+    child = os.fork()
+    if not child:
+        _child(asked, numbers, at)
+        return
+    last, since = b"", time.monotonic()
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        time.sleep(0.1)
+        if at[:] != last:
+            last, since = at[:], time.monotonic()
+        elif time.monotonic() - since > PATIENCE:
+            os.kill(child, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(ended[1])
+    if code < 0:
+        number = int.from_bytes(at[:], "little")
+        sys.exit(f"signal {-code} in case {number}: --seed {asked.seed} --only {number}")
+    sys.exit(code)
+
+
+def _child(asked: argparse.Namespace, numbers: Iterable[int], at: mmap.mmap) -> None:
     end = time.monotonic() + asked.seconds
 
-    def numbers() -> Iterator[int]:
-        number = 0
-        while time.monotonic() < end:
+    def shown() -> Iterator[int]:
+        for number in itertools.takewhile(lambda _: time.monotonic() < end, numbers):
+            at[:] = number.to_bytes(8, "little")
             yield number
-            number += 1
 
-    only = asked.only
-    counts = fuzz(asked.what, numbers() if only is None else range(only, only + 1), asked.seed)
+    counts = fuzz(asked.what, shown(), asked.seed)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    seconds, number = counts.slowest
     print(
         f"{asked.what}: {counts.total():,} cases in {asked.seconds:g} s, {counts['read']:,} read, "
-        f"{counts['refused']:,} refused, nothing else; {peak} MiB at most"
+        f"{counts['refused']:,} refused, nothing else; {peak} MiB at most, "
+        f"{seconds:.2f} s at most (case {number})"
     )
 
 

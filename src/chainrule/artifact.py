@@ -33,9 +33,10 @@ from chainrule.files import (
     write_tensors,
 )
 from chainrule.formats.adapter import Merged, Reference, find_base, matrices, read_adapter
+from chainrule.formats.imported import imported
 from chainrule.nn.lora import LoRA
 
-QUANTISED, FORMAT = 2, 3  # of quantised weights, and of an adapter; of all else 1
+PLAIN, QUANTISED, FORMAT = 1, 2, 3  # floats, quantised weights, an adapter
 
 
 @dataclass(eq=False)
@@ -141,7 +142,7 @@ class Artifact:
         folder.mkdir(parents=True, exist_ok=True)
         codec = next(k for k, cls in registry.CODECS.items() if type(self.codec) is cls)
         config = {
-            "format": 1,
+            "format": PLAIN,
             "model": {"kind": self.kind, **to_dict(self.model.config)},
             "codec": {"kind": codec, **self.codec.save(folder)},
             "recipe": self.recipe,
@@ -284,7 +285,7 @@ def _precision(config: dict[str, Any], where: str) -> Precision | None:
     if given is None:
         return None
     dtype, kinds = given.get("dtype"), given.get("kinds")
-    if config["format"] < 2 or dtype not in (*DTYPES[1:], "gguf"):
+    if config["format"] < QUANTISED or dtype not in (*DTYPES[1:], "gguf"):
         raise ValueError(f"{where}: precision: dtype must be one of {', '.join(DTYPES[1:])}, gguf")
     if dtype != "gguf":
         return next(d for d in DTYPES if d == dtype)
@@ -385,9 +386,9 @@ def read_config(folder: Path) -> dict[str, Any]:
             key in ("baseline", "precision", "adapter") and not config.get(key)
         ):
             raise ValueError(f"{path}: {key!r} must be an object")
-    config.setdefault("baseline", None)
-    config.setdefault("precision", None)
-    config.setdefault("adapter", None)
+    imported(config["recipe"], f"{path}: recipe")
+    for key in ("baseline", "precision", "adapter"):
+        config.setdefault(key, None)
     return config
 
 

@@ -57,6 +57,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     if target.exists():
         raise ValueError(f"{target} exists: choose another -o")
+    above = [parent for parent in target.parents if not parent.exists()]  # the nearest first
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent))
     try:
@@ -68,6 +69,14 @@ def new_folder(target: Path) -> Iterator[Path]:
         sync_folder(target.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        for parent in above:
+            with contextlib.suppress(OSError):  # not empty: what was meant to be there, is
+                parent.rmdir()
+
+
+def named(folder: Path) -> Path:
+    """The same folder by a path that ends in its name, as ``.`` and ``..`` do not."""
+    return folder if folder.name not in ("", "..") else folder.resolve()
 
 
 def remove_partial(folder: Path) -> None:
@@ -254,7 +263,7 @@ _TYPES = {
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    if not path.is_file():
+    if not os.path.isfile(path):  # pathlib's raises where a name is too long
         raise ValueError(f"{path}: no such file")
     with path.open("rb") as raw:
         length = int.from_bytes(raw.read(8), "little")

@@ -80,7 +80,7 @@ class LM(_Base or object):  # type: ignore[misc]
         self.artifact = opened.artifact if isinstance(opened, Fitted) else opened
         self.choice = self.artifact.choose(backend, dtype, draws=False)
         self._length, self._seed, self._progress = length, seed, progress
-        self._chats = False
+        self._chats = set[str]()  # contexts that the chat template wrote
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes into its results."""
@@ -156,17 +156,19 @@ class LM(_Base or object):  # type: ignore[misc]
     def apply_chat_template(
         self, chat_history: Sequence[dict[str, Any]], add_generation_prompt: bool = True
     ) -> str:
-        """The messages as the model was taught to read them; special tokens count from now on.
+        """The messages as the model was taught to read them; special tokens count in this text.
 
         Raises:
             ValueError: a model without a template, or messages that it refuses.
         """
-        codec, self._chats = self.artifact.codec, True
+        codec = self.artifact.codec
         names: dict[str, Any] = {"eos_token": codec.end} if isinstance(codec, BPECodec) else {}
         if isinstance(codec, BPECodec) and self._begin() is not None:
             names["bos_token"] = codec.spelling(self._begin() or 0) or ""
         template = template_of(self.artifact)
-        return template.render(chat_history, generate=add_generation_prompt, **names)
+        text = template.render(chat_history, generate=add_generation_prompt, **names)
+        self._chats.add(text)
+        return text
 
     @property
     def tokenizer_name(self) -> str:
@@ -191,7 +193,7 @@ class LM(_Base or object):  # type: ignore[misc]
     def _encoded(self, request: Any, text: str) -> NDArray[np.int64]:
         codec = self.artifact.codec
         try:
-            if self._chats and isinstance(codec, BPECodec):
+            if request.args[0] in self._chats and isinstance(codec, BPECodec):
                 symbols = codec.encode_special(text)
                 # The model puts it there itself.
                 return symbols[1:] if symbols[:1].tolist() == [self._begin()] else symbols
@@ -210,7 +212,8 @@ class LM(_Base or object):  # type: ignore[misc]
             "length": int(lengths[0]) if lengths else self._length,
             "seed": self._seed,
         }
-        turns = self.artifact.recipe.get("imported", {}).get("stops", []) if self._chats else []
+        chats = request.args[0] in self._chats
+        turns = self.artifact.recipe.get("imported", {}).get("stops", []) if chats else []
         stops = [*([until] if isinstance(until, str) else until), *turns]
         out["stop"] = [s for s in stops if s]
         for name, value in given.items():

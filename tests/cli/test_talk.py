@@ -34,6 +34,17 @@ def test_lines_are_turns_and_json_is_the_same(command, run, template):
     assert again.endswith("\n" + first["text"] + "\n")
 
 
+def test_a_line_that_can_not_be_taken_is_told_and_left_out(command, quick, template):
+    words = ("chat", quick, "--template", template, "--length", "4", "--seed", "4")
+    said = command(*words, stdin=b"The cat\nThe dog\n")
+    wrong = b"The cow " * 40 + "\nThe ж\n".encode()
+    found = command(*words, stdin=b"The cat\n" + wrong + b"The dog\n")
+    assert (said.code, found.code, found.out) == (0, 2, said.out)
+    errors = [line for line in found.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    assert "the newest message takes" in errors[0] and "'ж'" in errors[1]
+
+
 def test_the_system_message_stays(command, run, template):
     words = ("chat", run, "--template", template, *SMALL)
     told = command(*words, "--system", "The hen", stdin=b"The cat\n").out

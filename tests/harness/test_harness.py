@@ -221,6 +221,9 @@ def test_a_chat_template_is_applied(runs, place):
     kept = runs["transformer"].score("user: Who are you?").per_symbol
     assert nats == pytest.approx(plain.nats - sum(kept), rel=1e-4)
     assert len(model.generate_until([instance(said, {"max_gen_toks": 3})])) == 1
+    # What the template didn't write spells its special tokens out, as if there had been no chat.
+    other = instance(f"{end}user: Who are we?\n", "A cat")
+    assert model.loglikelihood([other]) == LM(runs["transformer"]).loglikelihood([other])
 
 
 def test_the_page_runs(runs, place, monkeypatch):

@@ -56,6 +56,16 @@ def of_transformers(model: Any, symbols: Sequence[Tensor], begin: int) -> list[T
     return found
 
 
+def llama_cpp_tokens(path: Any, text: str) -> list[int]:
+    """Symbols [T] as llama.cpp makes them of a prompt, the start symbol first if it is told so."""
+    from llama_cpp import Llama
+
+    model = Llama(str(path), vocab_only=True, verbose=False)
+    found: list[int] = model.tokenize(text.encode(), add_bos=True)
+    model.close()
+    return found
+
+
 def of_llama_cpp(path: Any, symbols: Sequence[Tensor], begin: int) -> list[Tensor]:
     """Logits [T, V] of llama.cpp, with keys and values in float32."""
     from llama_cpp import Llama

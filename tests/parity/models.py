@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from chainrule.codecs.bpe import byte_letters
 
@@ -42,8 +42,8 @@ ROPES: dict[str, dict[str, Any]] = {
     "dynamic": {"rope_type": "dynamic", "factor": 2.0},
 }
 KINDS = (
-    "llama", "llama-tied", "mistral", "mistral-window", "qwen2", "qwen3", "gpt2",
-    *(f"rope-{name}" for name in ROPES),
+    "llama", "llama-tied", "llama-told", "mistral", "mistral-window", "mistral-whole", "qwen2",
+    "qwen3", "gpt2", "gpt2-untied", *(f"rope-{name}" for name in ROPES),
 )  # fmt: skip
 
 
@@ -68,10 +68,10 @@ def checkpoint(folder: Path, kind: str, dtype: torch.dtype = torch.float32, **mo
     size = made.get_vocab_size()
     ids = {"vocab_size": size + 4, "bos_token_id": size - 2, "eos_token_id": size - 1}
     torch.manual_seed(0)
-    if kind == "gpt2":
-        config = hf.GPT2Config(
-            n_embd=48, n_layer=3, n_head=6, n_positions=96, attn_implementation="eager", **ids
-        )
+    if kind.startswith("gpt2"):
+        small = {"n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 96}
+        ids |= {"attn_implementation": "eager", "tie_word_embeddings": kind == "gpt2"}
+        config = hf.GPT2Config(**small, **ids)
         model = hf.GPT2LMHeadModel(config)
     else:
         name, shape = kind.split("-")[0], {**SHAPE, **ids, "attn_implementation": "eager", **more}
@@ -80,7 +80,8 @@ def checkpoint(folder: Path, kind: str, dtype: torch.dtype = torch.float32, **mo
         if kind == "llama-tied":
             shape["tie_word_embeddings"] = True
         if name == "mistral":
-            shape["sliding_window"] = 40 if kind == "mistral-window" else None
+            windows = {"mistral-window": 40, "mistral-whole": shape["max_position_embeddings"]}
+            shape["sliding_window"] = windows.get(kind)
         if name == "qwen3":
             shape["head_dim"] = 16
         classes = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
@@ -90,6 +91,11 @@ def checkpoint(folder: Path, kind: str, dtype: torch.dtype = torch.float32, **mo
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
     model = model.to(dtype).eval()
+    if kind == "llama-told":  # it ends in two ways, and others put its start symbol first
+        model.generation_config.eos_token_id = [size - 1, 40, size - 2]
+        made.post_processor = processors.TemplateProcessing(
+            single="<|start|> $A", special_tokens=[("<|start|>", size - 2)]
+        )
     model.save_pretrained(folder)
     made.save(str(folder / "tokenizer.json"))
     return model

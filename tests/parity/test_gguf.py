@@ -11,6 +11,10 @@ import torch
 
 from chainrule.formats.gguf import GGUF, write_gguf
 from chainrule.formats.gguf_blocks import BLOCKS, KINDS, PLAIN, pack, wide
+from chainrule.verbs.bring import import_gguf
+from chainrule.verbs.export import export
+from tests.models.brought import TEXT, save
+from tests.parity import gate
 
 pytestmark = pytest.mark.reference
 CODES = {kind: code for code, kind in KINDS.items()}
@@ -142,3 +146,29 @@ def test_a_real_file():
     for tensor in theirs.tensors:
         expected = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         assert np.array_equal(ours.floats(tensor.name).numpy(), expected), tensor.name
+
+
+SAID = "llama.rope.scaling."
+POSITIONS: dict[str, dict[str, float | str]] = {
+    "an old key": {"llama.rope.scale_linear": 4.0},
+    "no type": {SAID + "factor": 4.0, "llama.rope.scale_linear": 2.0},
+    "none": {SAID + "factor": 4.0, SAID + "type": "none"},
+    "yarn": {SAID + "factor": 4.0, SAID + "type": "yarn"},
+    "trained on more": {SAID + "original_context_length": 9},
+    "not read by either": {"llama.attention.sliding_window": 4},
+}
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_llama_cpp_takes_positions_alike(name: str, tmp_path: Path):
+    pytest.importorskip("llama_cpp")
+    run = save(tmp_path / "run")
+    plain = GGUF(Path(export(run, "gguf", tmp_path / "plain.gguf", kind="F32").path))
+    path = tmp_path / "x.gguf"
+    rows = [(n, e.shape, e.kind, torch.from_numpy(plain.raw(n))) for n, e in plain.tensors.items()]
+    write_gguf(path, plain.metadata | POSITIONS[name], rows)
+    x = [torch.from_numpy(run.codec.encode(TEXT).symbols)[:20]]
+    ours = gate.of_ours(import_gguf(path, tmp_path / "in").model, x)
+    assert gate.passes(ours, gate.of_llama_cpp(path, x, run.codec.space.eos), x)
+    changed = name not in ("none", "trained on more", "not read by either")
+    assert changed != gate.passes(gate.of_ours(run.model, x), ours, x)

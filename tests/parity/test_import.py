@@ -52,7 +52,7 @@ def test_its_law_is_that_of_transformers(brought, tmp_path: Path):
 def test_out_and_in_again_is_the_same_bytes(brought, tmp_path: Path):
     import transformers as hf
 
-    _, theirs, run = brought
+    kind, theirs, run = brought
     made = export(run, "hf", tmp_path / "out")
     again = hf.AutoModelForCausalLM.from_pretrained(made.path, attn_implementation="eager").eval()
     assert type(again) is type(theirs)
@@ -62,11 +62,18 @@ def test_out_and_in_again_is_the_same_bytes(brought, tmp_path: Path):
     x = _symbols(run)
     before, after = (gate.of_transformers(m, x, _begin(run)) for m in (theirs, again))
     assert gate.passes(before, after, x)
-    import_hf(made.path, tmp_path / "second")
-    first, second = (tmp_path / n / "model.safetensors" for n in ("ours", "second"))
-    assert first.read_bytes() == second.read_bytes()
+    second = import_hf(made.path, tmp_path / "second")
+    for name in ("model.safetensors", "tokenizer.json"):
+        first = (tmp_path / "ours" / name).read_bytes()
+        assert (tmp_path / "second" / name).read_bytes() == first
+    assert second.outline.config == run.outline.config
+    said = ({**r.recipe["imported"], "name": "", "notes": []} for r in (run, second))
+    assert next(said) == next(said)
+    assert again.generation_config.eos_token_id == theirs.generation_config.eos_token_id
     tokens = hf.AutoTokenizer.from_pretrained(made.path)
-    assert tokens(TEXT)["input_ids"] == run.codec.encode(TEXT).symbols.tolist()
+    start = [_begin(run)] if kind == "llama-told" else []
+    assert tokens(TEXT)["input_ids"] == start + run.codec.encode(TEXT).symbols.tolist()
+    assert hf.AutoTokenizer.from_pretrained(tmp_path / "theirs")(TEXT) == tokens(TEXT)
 
 
 @pytest.mark.parametrize("kind", TO_GGUF)
@@ -78,10 +85,14 @@ def test_llama_cpp_agrees(kind: str, tmp_path: Path):
     x = _symbols(run)
     found = gate.of_ours(run.model, x)
     worst, divergence = gate.differences(found, gate.of_llama_cpp(made.path, x, _begin(run)), x)
-    assert worst <= (LLAMA_GELU if kind == "gpt2" else REFERENCE32)
-    assert divergence <= (LLAMA_GELU**2 if kind == "gpt2" else PARITY_KL)
+    gelu = kind.startswith("gpt2")
+    assert worst <= (LLAMA_GELU if gelu else REFERENCE32)
+    assert divergence <= (LLAMA_GELU**2 if gelu else PARITY_KL)
+    tokens = gate.llama_cpp_tokens(made.path, TEXT)
+    assert (tokens[0] == _begin(run)) == (kind == "llama-told")
     import_gguf(made.path, tmp_path / "again")
     again = load_artifact(tmp_path / "again")
+    assert again.recipe["imported"]["ends"] == run.recipe["imported"]["ends"]
     for name, value in run.model.state_dict().items():
         torch.testing.assert_close(again.model.state_dict()[name], value, rtol=0, atol=0)
     assert gate.passes(gate.of_ours(again.model, x), found, x)

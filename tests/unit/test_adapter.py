@@ -15,6 +15,7 @@ import chainrule as cr
 from chainrule import cli
 from chainrule.artifact import load_artifact
 from chainrule.engine import native_available
+from chainrule.files import read_tensors, write_tensors
 from chainrule.training.trainer import Trainer
 from chainrule.verbs import fit as fit_module
 from chainrule.verbs.display import Silent
@@ -205,8 +206,57 @@ def test_a_file_that_contradicts_its_config_is_refused(place, tmp_path):
     with pytest.raises(ValueError, match="another model's file"):
         cr.load(folder)
     shutil.copy(place / "runs/gru-1/adapter.safetensors", folder)
-    for key, value, said in (("rank", 3, "config.json says"), ("kind", "ia3", "known: lora")):
+    for key, value, said in (
+        ("rank", 3, "config.json says"),
+        ("alpha", 400.0, "its alpha is 4, config.json says 400"),
+        ("alpha", float("nan"), "alpha: nan is not a finite number"),
+        ("kind", "ia3", "known: lora"),
+        ("weights", "0" * 64, "for another base"),
+        ("base", "x" * 5000, "config.json: adapter: base: expected paths of 4,096"),
+        ("absolute", "x\0y", "base: expected paths"),
+    ):
         changed = {**facts, "adapter": {**facts["adapter"], key: value}}
         (folder / "config.json").write_text(json.dumps(changed))
         with pytest.raises(ValueError, match=said):
             cr.load(folder)
+
+
+def test_a_base_whose_name_no_system_takes_is_not_there(place, tmp_path):
+    shutil.copytree(place / "runs/gru-1", tmp_path / "alone")
+    facts = json.loads((tmp_path / "alone/config.json").read_text())
+    facts["adapter"] |= {"base": "x" * 300, "absolute": "/" + "y" * 300}
+    (tmp_path / "alone/config.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="is not there: put it there"):
+        cr.load(tmp_path / "alone")
+
+
+def nan(t: torch.Tensor) -> torch.Tensor:
+    return t.index_fill(0, torch.tensor([0]), float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (nan, "numbers that are not finite, or too large"),
+        (lambda t: t * 1e38 * 1e38, "numbers that are not finite"),
+        (lambda t: torch.full_like(t, 3e38), "or too large"),
+        (lambda t: t.to(torch.int32), r"is torch.int32, not floats"),
+        (lambda t: t.bool(), r"is torch.bool, not floats"),
+        (lambda t: t.double(), None),
+        (lambda t: t.bfloat16(), None),
+    ],
+)
+def test_numbers_that_no_adapter_has_are_refused(place, tmp_path, change, message):
+    """They would be scored as NaN, and merged into a run of NaN."""
+    shutil.copytree(place / "runs", tmp_path / "runs")
+    path = tmp_path / "runs/gru-1/adapter.safetensors"
+    tensors, told = read_tensors(path)
+    write_tensors(path, {k: change(v) for k, v in tensors.items()}, told)
+    if message is None:
+        assert nats(cr.load(path.parent)) == pytest.approx(
+            nats(cr.load(place / "runs/gru-1")), rel=1e-2
+        )
+        return
+    with pytest.raises(ValueError, match=message) as caught:
+        cr.load(path.parent)
+    assert str(caught.value).startswith(str(path))

@@ -121,14 +121,16 @@ SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "Removed", "in
     ("change", "message"),
     [
         (setting(model=3), "has no model"),
-        (setting(model={"type": "WordPiece", "vocab": {}}), "not byte-level BPE"),
+        (setting(model={"type": "WordPiece", "vocab": {}}), "model: type 'WordPiece' is not had"),
         (setting(pre_tokenizer=None), "not byte-level BPE"),
-        (setting(pre_tokenizer={"type": "Whitespace"}), "not byte-level BPE"),
+        (setting(pre_tokenizer={"type": "Whitespace"}), "pre_tokenizer 'Whitespace' is not had"),
         (setting(decoder=None), "not byte-level BPE"),
         (lambda d: d["model"].update(byte_fallback=True), "not byte-level BPE"),
-        (lambda d: d["model"].update(end_of_word_suffix="</w>"), "not byte-level BPE"),
+        (lambda d: d["model"].update(end_of_word_suffix="</w>"), "end_of_word_suffix '</w>'"),
         (lambda d: d["model"].update(dropout=0.1), "dropout"),
-        (lambda d: d["model"].update(merges="none"), "not a tokenizer.json"),
+        (lambda d: d["model"].update(merges="none"), "model: merges: expected a list"),
+        (lambda d: d["added_tokens"][0].pop("lstrip"), "not a tokenizer.json .missing field"),
+        (vocabulary(zzzz=2**20), "an alphabet of 1,048,577 is too large for 601 tokens"),
         (
             setting(added_tokens=[], model={"type": "BPE", "vocab": {"a": 0}, "merges": []}),
             "lacks 255",
@@ -140,7 +142,7 @@ SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "Removed", "in
             lambda d: d.update(
                 pre_tokenizer={"type": "Sequence", "pretokenizers": [SPLIT, d["pre_tokenizer"]]}
             ),
-            "not byte-level BPE",
+            r"pre_tokenizer Split: pattern {'String': ' '} is not had here",
         ),
     ],
 )

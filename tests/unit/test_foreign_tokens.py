@@ -115,7 +115,7 @@ def test_metadata_that_is_refused(facts, message):
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        (gpt2(merges=["zz q"]), "here: not a tokenizer.json"),
+        (gpt2(merges=["zz q"]), r"here: model: merges: \['zz', 'q'\] is not two tokens"),
         (llama(tokens=["x", "y", "z"], token_type=[1] * 3, scores=[0.0] * 3), "lacks 256"),
         (gpt2(tokens=["x"], token_type=[1], merges=[], **START), "lacks 255"),
     ],

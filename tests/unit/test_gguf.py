@@ -140,8 +140,9 @@ def test_every_truncation_is_refused(opened):
 
 
 def test_what_is_not_there(opened, tmp_path):
-    with pytest.raises(ValueError, match="no such file"):
-        GGUF(tmp_path)
+    for path in (tmp_path, tmp_path / ("x" * 300)):
+        with pytest.raises(ValueError, match="no such file"):
+            GGUF(path)
     file = opened(build(infos=[info(b"t", (8, 4))]))
     with pytest.raises(ValueError, match="'u' is missing"):
         file.floats("u")
@@ -328,7 +329,7 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="its limits are Linux's")
 @pytest.mark.parametrize(
-    ("name", "cases"), [("gguf", 1500), ("safetensors", 1500), ("template", 500)]
+    ("name", "cases"), [("gguf", 1500), ("model", 500), ("safetensors", 1500), ("template", 500)]
 )
 def test_a_little_fuzzing(name, cases):
     if name == "template":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ import chainrule.engine
 from chainrule.artifact import Artifact
 from chainrule.codecs.text import BPECodec, ByteCodec, CharCodec, TextCodec, WordCodec
 from chainrule.core.state import Slab
+from chainrule.engine.compiled import Compiled
 from chainrule.models.ngram import NGram, NGramConfig
 from chainrule.verbs import spelling
 from chainrule.verbs.choosing import make_model
@@ -119,7 +122,71 @@ def test_no_cache_is_copied():
         typist.type(key)
     typist.erase(6)
     typist.type("e den")
+    for key in "satonthemathen":
+        typist.type(key)
     assert Slab.copies == before
+
+
+@native
+def test_a_walk_goes_back_no_further_than_it_must(monkeypatch: pytest.MonkeyPatch):
+    """Of the last path, what the next one shares with it is still there."""
+    typist, lengths = Typist(random("transformer", codecs()["chars"])), []
+    model = typist._model
+    assert isinstance(model, Compiled)
+    walk, machine = model.walk(model.start(1)), model._machine
+
+    class Spy:
+        log_probs = machine.log_probs
+
+        def run(self, x, *rest):
+            lengths.append(x.shape[1])
+            return machine.run(x, *rest)
+
+    monkeypatch.setattr(model, "_machine", Spy())
+    for path in ((), (1,), (1, 2, 3), (1, 2, 4, 5), (1, 2), (3,), (3,)):
+        walk.law(path)
+    assert lengths == [1, 2, 2, 1, 1, 1]
+
+
+@native
+@pytest.mark.parametrize("codec", ["chars", "bpe"])
+@pytest.mark.parametrize("name", ["lstm", "transformer", "gpt2", "ngram"])
+def test_a_walk_is_as_through_states(name: str, codec: str, monkeypatch: pytest.MonkeyPatch):
+    """To the bit: also where a window slides, positions end, and a word is long."""
+    monkeypatch.setattr(spelling, "SPELLINGS", 48)
+    spelled = codecs()[codec]
+    artifact = counted(spelled) if name == "ngram" else random(name, spelled)
+
+    def suggested() -> list[list[tuple[str, float]]]:
+        typist = Typist(artifact, 3, backend="engine", dtype="f32")
+        found = [typist.type(TEXT[:90]), typist.type("satonthematandthedog")]
+        return [*found, *map(typist.type, TYPED), typist.erase(9), typist.type("hen")]
+
+    fast = suggested()
+    monkeypatch.setattr(Compiled, "walk", lambda model, root: None)
+    assert suggested() == fast
+
+
+@native
+@pytest.mark.parametrize("name", ["lstm", "transformer"])
+def test_a_spelling_takes_no_state_of_its_own(name: str, monkeypatch: pytest.MonkeyPatch):
+    typist, asked = Typist(random(name, codecs()["chars"]), 3), []
+    extend = Compiled.extend
+    monkeypatch.setattr(Compiled, "extend", lambda *a: (asked.append(a[2].shape), extend(*a))[1])
+    typist.type("the cat ")
+    for key in "sat":
+        typist.type(key)
+    assert asked == [(1, 8)], "only what was typed"
+
+
+def test_a_word_may_be_long():
+    """In languages without blanks a text is one word: what it takes grows with it, no faster."""
+    assert [spelling.letters_from(t) for t in (b"", b"a, the cat's", b"a ")] == [0, 3 + 4, 2]
+    began = time.perf_counter()
+    assert spelling.letters_from(b"a " + "字".encode() * 10**5) == 2
+    part, whole = spelling.alphabet_of(ByteCodec()).fitting(b"x" * 10**6)
+    assert (part.tolist(), whole.tolist()) == ([ord("x")], [])
+    assert time.perf_counter() - began < 5, "a hundred times that, where it grows with the square"
 
 
 # ---- against spelling everything out ----

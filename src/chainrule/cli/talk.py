@@ -34,8 +34,8 @@ def chat(
     json: Json = False,
 ) -> None:
     """Talk with a model: every line is a message, /reset and /system TEXT begin anew."""
+    from chainrule.verbs.chat import Unanswerable, chat_stream, template_of
     from chainrule.verbs.chat import chat as reply_to
-    from chainrule.verbs.chat import chat_stream, template_of
     from chainrule.verbs.fitted import load
 
     artifact = load(run, rope=rope, cache=cache).artifact
@@ -53,7 +53,7 @@ def chat(
         reply = reply_to(artifact, [*first, *_messages()], length, **settings)
         print_json(reply.to_dict())
         return
-    messages = list(first)
+    messages, refused = list(first), False
     for line in _lines():
         command, _, rest = line.partition(" ")
         if command in ("/reset", "/system"):
@@ -62,7 +62,15 @@ def chat(
             messages = list(first)
             continue
         asked = [*messages, {"role": "user", "content": line}]
-        messages = _say(chat_stream(artifact, asked, length, **settings))
+        try:
+            begun = chat_stream(artifact, asked, length, **settings)
+        except Unanswerable as error:  # the conversation goes on without this line
+            sys.stderr.write("error: " + " ".join(str(error).split()) + "\n")
+            refused = True
+            continue
+        messages = _say(begun)
+    if refused and not sys.stdin.isatty():
+        raise typer.Exit(2)
 
 
 def _messages() -> list[Any]:

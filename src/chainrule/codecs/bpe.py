@@ -1,4 +1,4 @@
-"""Byte-pair encoding: what a tokenizer.json may hold, and the bytes that its tokens stand for.
+"""Byte-pair encoding: the tokenizers that are had here, and the bytes that their tokens stand for.
 
 Two kinds are read: byte-level (GPT-2, Llama 3, Qwen, SmolLM2) and SentencePiece-like (Llama 2,
 Mistral, TinyLlama), which writes spaces as "\u2581" and spells rare characters in bytes.
@@ -7,28 +7,25 @@ Mistral, TinyLlama), which writes spaces as "\u2581" and spells rare characters 
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from chainrule.codecs.symbols import LARGEST, parse_json
+from chainrule.codecs.symbols import LARGEST
+from chainrule.codecs.tokenizer_json import REGEXES, SPACE, Step, read, steps
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 END = "<|endoftext|>"
-SPACE = "\u2581"  # what SentencePiece writes for a space
 BYTE = re.compile("<0x([0-9A-F]{2})>")  # and for a byte of a character that it has no token for
 _ENDS = (END, "<|end_of_text|>", "<|endofsequence|>", "</s>", "<eos>", "<|im_end|>")
 _CHUNK = 2**16  # characters that `tokenizers` gets at a time: memory, and work for every core
 _BORDER = re.compile(r"\S(?= )")
-# Pre-tokenizers that only cut; all others may drop text or rewrite it.
-_CUTTERS = ("ByteLevel", "Split", "Digits", "Punctuation")
 # No text needs C0, C1 or F5 to FF, hardly any the control characters and F1 to F4.
 _RARE = {*range(9), *range(11, 32), 127, 0xC0, 0xC1, *range(0xF1, 0x100)}
-
-Step = dict[str, Any]
 
 
 def _step(kind: str, **settings: Any) -> Step:
@@ -39,20 +36,16 @@ def _split(regex: str) -> Step:
     return _step("Split", pattern={"Regex": regex}, behavior="Isolated", invert=False)
 
 
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 # How byte-level tokenizers cut, by the names that llama.cpp has for it. A space begins a piece
 # unless it follows white space: so texts may be cut there beforehand (`chunks`).
 PATTERNS: Mapping[str, list[Step]] = {
     "gpt-2": [_step("ByteLevel", use_regex=True)],
     "smollm": [_step("Digits", individual_digits=True), _step("ByteLevel", use_regex=True)],
     "llama-bpe": [
-        _split(_WORDS.replace("DIGITS", r"\p{N}{1,3}")),
+        _split(REGEXES["llama-bpe"]),
         _step("ByteLevel", use_regex=False),
     ],
-    "qwen2": [_split(_WORDS.replace("DIGITS", r"\p{N}")), _step("ByteLevel", use_regex=False)],
+    "qwen2": [_split(REGEXES["qwen2"]), _step("ByteLevel", use_regex=False)],
 }
 
 
@@ -78,12 +71,10 @@ def open_tokenizer(definition: str, eos: str | int | None, where: str) -> tuple[
     """
     from tokenizers import Tokenizer
 
-    data = _parse(definition, where)
+    data, definition = read(definition, where)
     byte_level = _check(data, where)
-    try:
+    with told(f"{where}: not a tokenizer.json"):
         tokenizer = Tokenizer.from_str(definition)
-    except Exception as error:  # its own class of error is plain Exception
-        raise ValueError(f"{where}: not a tokenizer.json ({error})") from None
     for token in data.get("added_tokens") or []:
         if tokenizer.token_to_id(token["content"]) != token["id"]:
             raise ValueError(f"{where}: {token['content']!r} can't have the id {token['id']}")
@@ -92,16 +83,16 @@ def open_tokenizer(definition: str, eos: str | int | None, where: str) -> tuple[
         eos = (tokenizer.id_to_token(eos) if 0 <= eos < 2**32 else None) or str(eos)
     if eos is None:
         eos = next((e for e in _ENDS if e in special), END)
-        tokenizer.add_special_tokens([eos])
+        with told(f"{where}: it can't have {eos!r}"):
+            tokenizer.add_special_tokens([eos])
     elif eos not in special:
         raise ValueError(f"{where}: {eos!r} is not one of its special tokens")
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     tokenizer.encode_special_tokens = True  # a text that spells <|endoftext|> is only a text
     added = tokenizer.get_added_tokens_decoder()
     inline = [t for t in added.values() if not t.special]
-    normalizer = [step.get("type") for step in steps(data, "normalizer")]
-    table = _table(tokenizer, {i: t.content for i, t in added.items()}, byte_level, where)
+    normalizer = [step["type"] for step in steps(data, "normalizer")]
+    unknown = data["model"].get("unk_token")
+    table = _table(tokenizer, {i: t.content for i, t in added.items()}, byte_level, unknown, where)
     end = tokenizer.token_to_id(eos)
     assert end is not None, "it was found or added above"
     table[end] = b""
@@ -120,6 +111,21 @@ def open_tokenizer(definition: str, eos: str | int | None, where: str) -> tuple[
         and normalizer in ([], ["NFC"])
         and not any(" " in t.content for t in inline),
     )
+
+
+@contextlib.contextmanager
+def told(what: str) -> Iterator[None]:
+    """Failures of `tokenizers` as a ValueError that begins with ``what``.
+
+    It raises plain Exception, and where it gives up a PanicException, which is none.
+    """
+    try:
+        yield
+    except BaseException as error:
+        panic = type(error).__name__ == "PanicException"
+        if isinstance(error, MemoryError) or not (panic or isinstance(error, Exception)):
+            raise
+        raise ValueError(f"{what} ({error})") from None
 
 
 def fits(num_tokens: int, rows: int, where: str) -> None:
@@ -176,16 +182,6 @@ def byte_letters() -> dict[str, int]:
     }
 
 
-def steps(data: Mapping[str, Any], key: str) -> list[Step]:
-    """A normalizer, pre-tokenizer or decoder of a tokenizer.json as the list of its steps."""
-    step = data.get(key)
-    if not isinstance(step, dict):
-        return []
-    plural = key.replace("_", "") + "s"
-    inner = step.get(plural) if step.get("type") == "Sequence" else [step]
-    return [s for s in inner if isinstance(s, dict)] if isinstance(inner, list) else []
-
-
 def pattern(data: Mapping[str, Any]) -> str | None:
     """The name in `PATTERNS` of how this tokenizer.json cuts, if it has one."""
     found = []
@@ -199,60 +195,55 @@ def pattern(data: Mapping[str, Any]) -> str | None:
     return next((name for name, wanted in PATTERNS.items() if found == wanted), None)
 
 
-def _parse(definition: str, where: str) -> dict[str, Any]:
-    data = parse_json(definition, where)
-    if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
-        raise ValueError(f"{where}: not a tokenizer.json (it has no model)")
-    return data
-
-
 def _check(data: dict[str, Any], where: str) -> bool:
     """Refuse what is neither byte-level BPE (True) nor SentencePiece-like BPE (False)."""
-    model = data["model"]
-    affixes = any(model.get(k) for k in ("continuing_subword_prefix", "end_of_word_suffix"))
     byte_level = _is_byte_level(data)
-    if model.get("type") != "BPE" or affixes or not (byte_level or _is_sentencepiece(data)):
+    if not (byte_level or _is_sentencepiece(data)):
         raise ValueError(
             f"{where}: not byte-level BPE, nor BPE of characters and bytes with "
             f'"{SPACE}" for spaces: no other kind is read here'
         )
-    if model.get("dropout"):
-        raise ValueError(f"{where}: with dropout a text has no one encoding; set it to null")
     return byte_level
 
 
 def _is_byte_level(data: dict[str, Any]) -> bool:
-    cutters, decoders = steps(data, "pre_tokenizer"), steps(data, "decoder")
-    whole = all(s.get("type") in _CUTTERS and s.get("behavior") != "Removed" for s in cutters)
-    cuts = whole and any(step.get("type") == "ByteLevel" for step in cutters)
-    decodes = bool(decoders) and all(step.get("type") == "ByteLevel" for step in decoders)
-    return cuts and decodes and not data["model"].get("byte_fallback")
+    """Text is only cut, and spelled in letters for bytes once; NFC and the like may come first."""
+    cutters = [step["type"] for step in steps(data, "pre_tokenizer")]
+    decoders = [step["type"] for step in steps(data, "decoder")]
+    rewrites = [s["type"] for s in steps(data, "normalizer") if s["type"] in ("Prepend", "Replace")]
+    once = cutters.count("ByteLevel") == 1 and "Metaspace" not in cutters and not rewrites
+    decodes = bool(decoders) and set(decoders) == {"ByteLevel"}
+    return once and decodes and not data["model"].get("byte_fallback")
 
 
 def _is_sentencepiece(data: dict[str, Any]) -> bool:
     """Spaces become "\u2581", one may come before, and all else stays as it is."""
-    kept = [{k: v for k, v in s.items() if k != "type"} for s in steps(data, "normalizer")]
-    replaces = {"pattern": {"String": " "}, "content": SPACE}
-    cutters = steps(data, "pre_tokenizer")
-    metaspace = [s.get("type") for s in cutters] == ["Metaspace"]
-    decoders = [step.get("type") for step in steps(data, "decoder")]
+    kept = [step["type"] for step in steps(data, "normalizer")]
+    cutters = [step["type"] for step in steps(data, "pre_tokenizer")]
+    decoders = [step["type"] for step in steps(data, "decoder")]
     return (
         bool(data["model"].get("byte_fallback"))
-        and kept in ([], [replaces], [{"prepend": SPACE}, replaces])
-        and (not cutters or (metaspace and cutters[0].get("replacement") == SPACE))
-        and bool(kept or metaspace)
+        and kept in ([], ["Replace"], ["Prepend", "Replace"])
+        and cutters in ([], ["Metaspace"])
+        and bool(kept or cutters)
         and "ByteFallback" in decoders
-        and all(d in ("Replace", "Metaspace", "ByteFallback", "Fuse", "Strip") for d in decoders)
+        and "ByteLevel" not in decoders
     )
 
 
 def _table(
-    tokenizer: Tokenizer, added: dict[int, str], byte_level: bool, where: str
+    tokenizer: Tokenizer,
+    added: dict[int, str],
+    byte_level: bool,
+    unknown: str | None,
+    where: str,
 ) -> list[bytes]:
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     size = 1 + max(vocabulary.values())
-    if size > LARGEST:
-        raise ValueError(f"{where}: an alphabet of {size:,} is too large, {LARGEST:,} at most")
+    if size > min(LARGEST, 2 * len(vocabulary) + 1024):
+        raise ValueError(
+            f"{where}: an alphabet of {size:,} is too large for {len(vocabulary):,} tokens"
+        )
     if len(set(vocabulary.values())) < len(vocabulary):
         raise ValueError(f"{where}: two tokens have the same id")
     letters = byte_letters()
@@ -260,6 +251,8 @@ def _table(
     missing = {b for b, name in names.items() if name not in vocabulary}
     if missing - _RARE or (missing and not byte_level):
         raise ValueError(f"{where}: its vocabulary lacks {len(missing)} of the 256 bytes")
+    if missing and unknown is not None and unknown not in vocabulary:
+        raise ValueError(f"{where}: its unk_token {unknown!r:.60} is none of its tokens")
     table = [b""] * size  # ids that no token has stand for nothing
     for token, i in vocabulary.items():
         if i in added:

@@ -7,7 +7,6 @@ those of Hugging Face transformers (`apply_chat_template`). `jinja2` is imported
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from chainrule.codecs.symbols import as_text
 from chainrule.codecs.template_run import KNOWN, Jump, Render, Scope
 from chainrule.codecs.template_tables import FILTERS, TESTS
-from chainrule.codecs.template_values import DEEPEST, Marks, Refused
+from chainrule.codecs.template_values import DEEPEST, ELEMENT, Marks, Refused, measured
 
 if TYPE_CHECKING:
     from jinja2 import nodes
@@ -92,25 +91,23 @@ class ChatTemplate:
         Raises:
             ValueError: as ``render``.
         """
-        marks = Marks(specials)
-        run = Render(marks)
+        run: Render | None = None
         try:
+            marks = Marks(specials)
+            run = Render(marks)
             users = {"messages": messages, "tools": names.pop("tools", None)}
             known = {k: _own(v, marks.mark) for k, v in users.items()}
             known |= {k: _own(v, str) for k, v in names.items()}
             run.globals(known, now)
             run.body(self._tree.body, Scope(known))
-            text = run.join(run.out)
-        except Jump as jump:
-            raise self._failed(Refused(f"{jump} outside of a loop"), run.line) from None
+            pieces = _pieces(run.join(run.out), specials, run.charge)
+            return [(as_text(marks.plain(p)), special) for p, special in pieces]
         except Exception as error:  # whatever it is, it is the template's doing
-            raise self._failed(error, run.line) from None
-        longest_first = sorted(map(re.escape, specials), key=len, reverse=True)
-        pieces = re.split(f"({'|'.join(longest_first)})", text) if specials else [text]
-        return [(marks.plain(p), bool(i % 2)) for i, p in enumerate(pieces) if p]
+            told = Refused(f"{error} outside of a loop") if isinstance(error, Jump) else error
+            raise self._failed(told, None if run is None else run.line) from None
 
     def _failed(self, error: Exception, line: int | None) -> ValueError:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error)[:1000].split()) or type(error).__name__
         if isinstance(error, OverflowError):
             reason = "a number is out of bounds"
         elif isinstance(error, RecursionError):
@@ -122,8 +119,10 @@ class ChatTemplate:
 
 def _own(value: Any, text: Callable[[str], str], depth: int = 0) -> Any:
     """A copy that holds nothing but plain values; keys are marked when they are looked at."""
-    if value is None or isinstance(value, (bool, int, float)):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, (int, float)):
+        return _number(value)
     if isinstance(value, str):
         return text(as_text(value))
     if depth == DEEPEST:
@@ -131,10 +130,39 @@ def _own(value: Any, text: Callable[[str], str], depth: int = 0) -> Any:
     if isinstance(value, Mapping):
         if not all(isinstance(k, str) for k in value):
             raise Refused("the messages have a key that is not a string")
-        return {as_text(k): _own(v, text, depth + 1) for k, v in value.items()}
+        return measured({as_text(k): _own(v, text, depth + 1) for k, v in value.items()})
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        return [_own(v, text, depth + 1) for v in value]
+        return measured([_own(v, text, depth + 1) for v in value])
     raise Refused(f"the messages hold a {type(value).__name__}, which no template can read")
+
+
+def _number(value: Any) -> int | float:
+    if isinstance(value, float):
+        return float(value)
+    if value.bit_length() > 120:
+        raise Refused("the messages have a number that is out of bounds")
+    return int(value)
+
+
+def _pieces(
+    text: str, specials: Sequence[str], charge: Callable[[int], None]
+) -> list[tuple[str, bool]]:
+    """Cut out special tokens, the longest first where several begin, however many there are."""
+    known = set(specials)
+    lengths: dict[str, list[int]] = {}  # of those that begin with a character
+    for first, size in sorted({(s[0], len(s)) for s in known if s}, reverse=True):
+        lengths.setdefault(first, []).append(size)
+    found: list[tuple[str, bool]] = []
+    begin = 0
+    charge(2 * len(text) if lengths else 0)
+    for at, first in enumerate(text if lengths else ""):
+        for size in lengths.get(first, ()) if at >= begin else ():
+            charge(ELEMENT + size)
+            if text[at : at + size] in known:
+                found += [(text[begin:at], False), (text[at : at + size], True)]
+                begin = at + size
+                break
+    return [(t, s) for t, s in [*found, (text[begin:], False)] if t]
 
 
 # ---- reading ----

@@ -5,12 +5,13 @@ Every node that is walked is charged to the budget, and so are the results (`tem
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
+from chainrule.codecs.template_tables import ARITHMETIC, COMPARISONS
 from chainrule.codecs.template_values import (
     ELEMENT,
     STEP,
@@ -22,6 +23,7 @@ from chainrule.codecs.template_values import (
     Undefined,
     named,
     refuse,
+    shown,
     want,
 )
 from chainrule.codecs.template_world import World
@@ -38,6 +40,7 @@ class Scope:
 
     def __init__(self, names: dict[str, Any], outer: Scope | None = None) -> None:
         self.names, self.outer = names, outer
+        self.depth: int = 1 if outer is None else outer.depth + 1
 
     def get(self, name: str) -> Any:
         scope: Scope | None = self
@@ -45,7 +48,7 @@ class Scope:
             if name in scope.names:
                 return scope.names[name]
             scope = scope.outer
-        return Undefined(f"{name!r}")
+        return Undefined(shown(name))
 
 
 class Render(World):
@@ -73,7 +76,8 @@ class Render(World):
             return list(found)
 
         def namespace(*other: Any, **attributes: Any) -> Namespace:
-            return Namespace(*(want(o, dict) for o in other), **attributes)
+            given = [self.elements(want(o, dict).items()) for o in other]
+            return Namespace(dict(chain(*given)) | attributes)
 
         functions: dict[str, Callable[..., Any]] = {
             "dict": lambda **entries: entries,
@@ -100,7 +104,8 @@ class Render(World):
         """What is written, instead of writing it."""
         before, self.out = self.out, []
         try:
-            write()
+            with self.deeper():
+                write()
             return self.join(self.out)
         finally:
             self.out = before
@@ -150,10 +155,11 @@ class Render(World):
         if kind == "Name":
             scope.names[target.name] = value
         elif kind == "NSRef":
+            self.charge(scope.depth)
             space = scope.get(target.name)
             if not isinstance(space, Namespace):
-                refuse(f"{target.name!r} is no namespace: only those have attributes to set")
-            space[target.attr] = value
+                refuse(f"{shown(target.name)} is no namespace: only those have attributes to set")
+            space.names[target.attr] = value
         elif kind == "Tuple":
             values = self.iterate(value)
             if len(values) != len(target.items):
@@ -185,16 +191,19 @@ class Render(World):
 
     def callable(self, node: Any, name: str, scope: Scope) -> Callable[..., str]:
         """A macro, or the body of a call block."""
+        self.charge(ELEMENT * len(node.args))
         names = [a.name for a in node.args]
+        known = set(names)
 
         def call(*args: Any, **kwargs: Any) -> str:
+            self.charge(ELEMENT * len(names))
             if len(args) > len(names):
                 refuse(f"{name} takes {len(names)} arguments, not {len(args)}")
             inside = Scope(dict(zip(names, args, strict=False)), scope)
             inside.names["caller"] = kwargs.pop("caller", Undefined("'caller'"))
             for key, value in kwargs.items():
-                if key not in names or key in inside.names:
-                    refuse(f"{name} can't take the argument {key!r}")
+                if key not in known or key in inside.names:
+                    refuse(f"{name} can't take the argument {shown(key)}")
                 inside.names[key] = value
             optional = dict(
                 zip(names[len(names) - len(node.defaults) :], node.defaults, strict=True)
@@ -202,7 +211,7 @@ class Render(World):
             for each in names:
                 if each not in inside.names:
                     other = optional.get(each)
-                    found = Undefined(f"{each!r}") if other is None else self.value(other, inside)
+                    found = Undefined(shown(each)) if other is None else self.value(other, inside)
                     inside.names[each] = found
             try:
                 return self.captured(node.body, inside)
@@ -223,7 +232,7 @@ class Render(World):
     def value(self, node: Any, scope: Scope) -> Any:
         self.charge(STEP)
         self.line = node.lineno
-        return EXPRESSIONS[type(node).__name__](self, node, scope)
+        return self.made(EXPRESSIONS[type(node).__name__](self, node, scope))
 
     def output_data(self, node: Any, scope: Scope) -> str:
         return self.bytes(node.data)
@@ -232,6 +241,7 @@ class Render(World):
         return self.number(node.value)
 
     def name(self, node: Any, scope: Scope) -> Any:
+        self.charge(scope.depth)
         return scope.get(node.name)
 
     def values(self, nodes: Sequence[Any], scope: Scope) -> list[Any]:
@@ -276,7 +286,6 @@ class Render(World):
         if sign == "Add" and isinstance(a, str) and isinstance(b, str):
             return self.join([a, b])
         if sign == "Add" and isinstance(a, (list, tuple)) and type(b) is type(a):
-            self.charge(ELEMENT * (len(a) + len(b)))
             return a + b  # type: ignore[operator]
         if sign == "Mul" and isinstance(b, (str, list)):
             a, b = b, a
@@ -297,8 +306,7 @@ class Render(World):
         ends = [None if p is None else self.value(p, scope) for p in parts]
         cut = slice(*(None if e is None else want(e, int) for e in ends))
         made = want(value, (str, list, tuple))[cut]
-        self.charge(ELEMENT * len(made))
-        return made
+        return self.bytes(made, 10) if isinstance(made, str) else made
 
     def reach(self, node: Any, scope: Scope) -> Any:
         return self.attribute(self.value(node.node, scope), node.attr)
@@ -336,31 +344,12 @@ class Render(World):
         if isinstance(target, Loop) and target.again is not None:
             return target.again(*args, **kwargs)
         if isinstance(target, Function):
-            return target.call(*args, **kwargs)
+            return self.made(target.call(*args, **kwargs))
         if isinstance(target, Undefined):
             refuse(f"{target.what} is undefined, or nothing that a chat template may call")
         return refuse(f"{named(target)} can't be called")
 
 
-ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
-    "Add": operator.add,
-    "Sub": operator.sub,
-    "Mul": operator.mul,
-    "Div": operator.truediv,
-    "FloorDiv": operator.floordiv,
-    "Mod": operator.mod,
-    "Pow": operator.pow,
-}
-COMPARISONS: dict[str, Callable[[World, Any, Any], bool]] = {
-    "eq": lambda r, a, b: r.equal(a, b),
-    "ne": lambda r, a, b: not r.equal(a, b),
-    "gt": lambda r, a, b: r.compare(a, b) > 0,
-    "gteq": lambda r, a, b: r.compare(a, b) >= 0,
-    "lt": lambda r, a, b: r.compare(a, b) < 0,
-    "lteq": lambda r, a, b: r.compare(a, b) <= 0,
-    "in": lambda r, a, b: r.contains(b, a),
-    "notin": lambda r, a, b: not r.contains(b, a),
-}
 STATEMENTS: dict[str, Callable[[Render, Any, Scope], None]] = {
     "Assign": lambda r, n, s: r.assign(n.target, r.value(n.node, s), s),
     "AssignBlock": Render.capture,

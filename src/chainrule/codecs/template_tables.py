@@ -1,4 +1,4 @@
-"""The filters, tests and methods of chat templates: allow-lists.
+"""The operators, filters, tests and methods of chat templates: allow-lists.
 
 They are what the templates of published models use. Anything else is refused by name before a
 template runs, or, where a name is computed, when it is reached.
@@ -6,6 +6,7 @@ template runs, or, where a name is computed, when it is reached.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ from chainrule.codecs.template_values import (
     MISSING,
     Lazy,
     Loop,
-    Namespace,
     Refused,
     Undefined,
     refuse,
@@ -23,6 +23,29 @@ from chainrule.codecs.template_values import (
 
 if TYPE_CHECKING:
     from chainrule.codecs.template_world import World
+
+
+# ---- operators ----
+
+ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mul": operator.mul,
+    "Div": operator.truediv,
+    "FloorDiv": operator.floordiv,
+    "Mod": operator.mod,
+    "Pow": operator.pow,
+}
+COMPARISONS: dict[str, Callable[[World, Any, Any], bool]] = {
+    "eq": lambda r, a, b: r.equal(a, b),
+    "ne": lambda r, a, b: not r.equal(a, b),
+    "gt": lambda r, a, b: r.compare(a, b) > 0,
+    "gteq": lambda r, a, b: r.compare(a, b) >= 0,
+    "lt": lambda r, a, b: r.compare(a, b) < 0,
+    "lteq": lambda r, a, b: r.compare(a, b) <= 0,
+    "in": lambda r, a, b: r.contains(b, a),
+    "notin": lambda r, a, b: not r.contains(b, a),
+}
 
 
 # ---- filters ----
@@ -54,7 +77,7 @@ def _edge(at: int) -> Callable[[World, Any], Any]:
 
 
 def _reverse(r: World, v: Any) -> Any:
-    return r.bytes(v)[::-1] if isinstance(v, str) else Lazy(r.iterate(v)[::-1])
+    return r.bytes(v)[::-1] if isinstance(v, str) else r.made(r.iterate(v)[::-1], Lazy)
 
 
 def _number(kind: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -62,7 +85,11 @@ def _number(kind: Callable[[Any], Any]) -> Callable[..., Any]:
         if base != 10:
             refuse("numbers are read in base 10")
         try:
-            return r.number(kind(r.plain(v).strip() if isinstance(v, str) else v))
+            if isinstance(v, str):
+                v = r.plain(v).strip()
+                if len(v) > 1000:
+                    return default  # no number that anybody writes
+            return r.number(kind(v))
         except (TypeError, ValueError, OverflowError):
             return default
 
@@ -80,17 +107,18 @@ def _map(r: World, v: Any, *args: Any, **kwargs: Any) -> Any:
     if "attribute" in kwargs:
         path, other = kwargs["attribute"], kwargs.get("default", MISSING)
         found = [r.path(x, path) for x in r.iterate(v)]
-        if other is MISSING:
-            return Lazy(found)
-        return Lazy([other if isinstance(x, Undefined) else x for x in found])
+        if other is not MISSING:
+            found = [other if isinstance(x, Undefined) else x for x in found]
+        return r.made(found, Lazy)
     if not args:
         refuse("the filter map needs a filter or an attribute")
-    return Lazy([r.filter(args[0], x, args[1:], kwargs) for x in r.iterate(v)])
+    with r.deeper():  # it may map the filter map
+        return r.made([r.filter(args[0], x, args[1:], kwargs) for x in r.iterate(v)], Lazy)
 
 
 def _pick(keep: bool, of_attribute: bool) -> Callable[..., Any]:
     def pick(r: World, v: Any, *args: Any) -> Any:
-        kept = Lazy()
+        kept = []
         if of_attribute and not args:
             refuse("selectattr and rejectattr need an attribute")
         path, rest = (args[0], args[1:]) if of_attribute else (None, args)
@@ -99,37 +127,36 @@ def _pick(keep: bool, of_attribute: bool) -> Callable[..., Any]:
             passed = r.test(rest[0], at, rest[1:]) if rest else r.true(at)
             if passed is keep:
                 kept.append(x)
-        return kept
+        return r.made(kept, Lazy)
 
     return pick
 
 
 def _unique(r: World, v: Any, case_sensitive: bool = False, attribute: Any = None) -> Any:
-    seen, kept = set(), Lazy()
+    seen, kept = set(), []
     for x in r.iterate(v):
         key = r.key(x if attribute is None else r.path(x, attribute))
         key = key if case_sensitive or not isinstance(key, str) else key.lower()
         if key not in seen:
             seen.add(key)
             kept.append(x)
-    return kept
+    return r.made(kept, Lazy)
 
 
 def _sort(
     r: World, v: Any, reverse: bool = False, case_sensitive: bool = False, attribute: Any = None
 ) -> Any:
-    pairs = [(x if attribute is None else r.path(x, attribute), x) for x in r.iterate(v)]
-    if case_sensitive:
-        return [x for _, x in r.order(pairs, lambda p: r.bare(p[0]), reverse)]
-    return [x for _, x in r.order(pairs, lambda p: r.sortable(p[0]), reverse)]
+    values = r.iterate(v)
+    keys = values if attribute is None else [r.path(x, attribute) for x in values]
+    return r.order(values, keys, reverse, case_sensitive)
 
 
 def _dictsort(
     r: World, v: Any, case_sensitive: bool = False, by: str = "key", reverse: bool = False
 ) -> Any:
-    at = 1 if by == "value" else 0
-    key = (lambda p: r.bare(p[at])) if case_sensitive else (lambda p: r.sortable(p[at]))
-    return r.order(r.pairs(want(v, dict)), key, reverse)
+    pairs = r.pairs(want(v, dict))
+    keys = [p[by == "value"] for p in pairs]
+    return r.order(pairs, keys, reverse, case_sensitive)
 
 
 def _round(r: World, v: Any, precision: int = 0) -> float:
@@ -148,7 +175,7 @@ def _text(name: str, weight: int = 3) -> Callable[..., str]:
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
-    "abs": lambda r, v: abs(want(v, (int, float))),
+    "abs": lambda r, v: r.number(abs(want(v, (int, float)))),
     "capitalize": _text("capitalize"),
     "count": _length,
     "d": _default,
@@ -158,7 +185,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "float": _number(float),
     "indent": lambda r, v, *a, **k: r.indent(r.text(v), *a, **k),
     "int": _number(_whole),
-    "items": lambda r, v: Lazy(r.pairs(v)),
+    "items": lambda r, v: r.made(r.pairs(v), Lazy),
     "join": _join,
     "last": _edge(-1),
     "length": _length,
@@ -201,7 +228,7 @@ _TYPES: dict[str, Callable[..., Any]] = {
     "float": lambda r, v: isinstance(v, float),
     "integer": lambda r, v: isinstance(v, int) and not isinstance(v, bool),
     "iterable": lambda r, v: isinstance(v, (str, list, tuple, dict, Undefined)),
-    "mapping": lambda r, v: isinstance(v, dict) and not isinstance(v, Namespace),
+    "mapping": lambda r, v: isinstance(v, dict),
     "none": lambda r, v: v is None,
     "number": lambda r, v: isinstance(v, (int, float)),
     "sequence": lambda r, v: isinstance(v, (str, list, tuple, dict, Undefined)),
@@ -260,14 +287,15 @@ def _get(r: World, d: dict[Any, Any], key: Any, default: Any = None) -> Any:
 
 
 def _changed(r: World, loop: Loop, *values: Any) -> bool:
-    same = loop.seen is not MISSING and r.equal(loop.seen, values)
-    loop.seen = values
+    now = r.made(values)
+    same = loop.seen is not MISSING and r.equal(loop.seen, now)
+    loop.seen = now
     return not same
 
 
 _STR: dict[str, Callable[..., Any]] = {
     "capitalize": _text("capitalize"),
-    "count": lambda r, s, sub: r.plain(s).count(r.plain(want(sub, str))),
+    "count": lambda r, s, sub: str.count(*r.seek(s, sub)),
     "endswith": lambda r, s, x: r.begins(s, x, True),
     "find": lambda r, s, x: r.find(s, x),
     "isalnum": _within("isalnum"),

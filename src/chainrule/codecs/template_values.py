@@ -1,30 +1,41 @@
-"""What the expressions of a chat template compute: values, their limits, filters, tests, methods.
+"""What the expressions of a chat template compute: values, their limits, and marks on them.
 
-Values are None, booleans, numbers, strings, lists, tuples, dicts and the classes below: no Python
-object of any other kind is ever in a template's reach. What one rendering may do is bounded by a
-``Budget``; whatever can grow is charged before it is made.
+Values are None, booleans, numbers, strings and the classes below: no Python object of any other
+kind is ever in a template's reach. What one rendering may do is bounded by a ``Budget``; whatever
+can grow is charged before it is made. Containers know how deep they are and how much stands in
+them, however often it is shared, so that nothing which walks through one can be surprised by it.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NoReturn
 
 LIMIT = 2**25  # units of work of one rendering: a byte that is copied or looked at is one
 STEP, ELEMENT = 80, 40  # units of one node of the template, and of one element of a list
 DEEPEST = 64  # lists in lists
+CALLS = 50  # calls in calls: a template that describes a schema goes as deep as the schema does
 MISSING = object()
-_FIRST = 0xDC00  # half a surrogate pair: no text can hold one, so marks are never mistaken
+_EXPLODES = "it does more work than a template may: it loops, or its text explodes"
+_FIRST, _MARKS = 0xDC00, 2**10  # half a surrogate pair: no text holds one, so marks are no text
 
 
 class Refused(Exception):
     """What a template must not do, or can't; the message is for people."""
 
 
-class Undefined:
+class Opaque:
+    """What has attributes and no contents: one is equal to itself, and writes what it is."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__.lower()}>"
+
+
+class Undefined(Opaque):
     """A name or an entry that isn't there."""
 
     def __init__(self, what: str) -> None:
@@ -34,24 +45,27 @@ class Undefined:
         return "Undefined"
 
 
-class Namespace(dict[str, Any]):
+class Namespace(Opaque):
     """What ``namespace(…)`` makes: its attributes can be set."""
 
+    def __init__(self, names: dict[Any, Any]) -> None:
+        self.names = names
 
-class Lazy(list[Any]):
-    """What ``map``, ``select`` and their like return: true even when it is empty, as in Jinja."""
+    def attribute(self, name: str) -> Any:
+        """What was set; MISSING where nothing was."""
+        return self.names.get(name, MISSING)
 
 
-@dataclass(frozen=True, eq=False)
-class Method:
+@dataclass(eq=False, repr=False)
+class Method(Opaque):
     """A method and what it is of."""
 
     of: Any
     name: str
 
 
-@dataclass(eq=False)
-class Loop:
+@dataclass(eq=False, repr=False)
+class Loop(Opaque):
     """``loop`` inside a ``for``."""
 
     items: list[Any]
@@ -61,8 +75,8 @@ class Loop:
     seen: Any = MISSING
 
     def attribute(self, name: str) -> Any:
-        """One of Jinja's; None stands for none of them."""
-        n, i, undefined = len(self.items), self.at, Undefined(f"loop.{name}")
+        """One of Jinja's, or MISSING."""
+        n, i, undefined = len(self.items), self.at, Undefined("an entry beyond the loop")
         if name in ("cycle", "changed"):
             return Method(self, name)
         return {
@@ -77,14 +91,75 @@ class Loop:
             "depth0": self.depth - 1,
             "previtem": self.items[i - 1] if i else undefined,
             "nextitem": self.items[i + 1] if i + 1 < n else undefined,
-        }.get(name)
+        }.get(name, MISSING)
 
 
-class Function:
+class Function(Opaque):
     """A function of the template's world."""
 
     def __init__(self, name: str, call: Callable[..., Any]) -> None:
         self.name, self.call = name, call
+
+
+# ---- containers: made by `measured` alone ----
+
+
+class List(list[Any]):
+    """A list: ``size`` is all that it prints, in units of work, ``depth`` its lists in lists."""
+
+    __slots__ = ("depth", "size")
+    size: int
+    depth: int
+
+
+class Lazy(List):
+    """What ``map``, ``select`` and their like return: true even when it is empty, as in Jinja."""
+
+    __slots__ = ()
+
+
+class Tuple(tuple[Any, ...]):
+    """As List."""
+
+    size: int
+    depth: int
+
+
+class Dict(dict[Any, Any]):
+    """As List; its keys are plain."""
+
+    __slots__ = ("depth", "size")
+    size: int
+    depth: int
+
+
+_MEASURED: dict[type, Any] = {list: List, tuple: Tuple, dict: Dict}
+_VALUES = {type(None), bool, int, float, str, List, Lazy, Tuple, Dict}
+_VALUES |= {Undefined, Namespace, Method, Loop, Function}
+
+
+def measured(values: Any, kind: Any = None) -> Any:
+    """A list, tuple or dict of values as one that knows its size and depth; raises Refused."""
+    made = (kind or _MEASURED[type(values)])(values)
+    made.size, made.depth = ELEMENT, 1
+    for part in chain(values, values.values()) if isinstance(values, dict) else values:
+        size, depth = weight(part)
+        made.size += size
+        made.depth = max(made.depth, depth + 1)
+    if made.depth > DEEPEST:
+        refuse("its values are nested too deeply")
+    return made
+
+
+def weight(value: Any) -> tuple[int, int]:
+    """The size and the depth of a value; what it prints is no longer, but for what is escaped."""
+    if isinstance(value, str):
+        return ELEMENT + len(value) * (1 if value.isascii() else 4), 0
+    if isinstance(value, (List, Tuple, Dict)):
+        return value.size, value.depth
+    if type(value) not in _VALUES:
+        refuse(f"{named(value)} is nothing that a template may hold")
+    return ELEMENT, 0
 
 
 def refuse(reason: str) -> NoReturn:
@@ -103,8 +178,10 @@ class Marks:
     def __init__(self, specials: Iterable[str]) -> None:
         chars: set[str] = set()
         for each in specials:
-            chars |= {c for c in each if not c.isalnum() and not c.isspace()} or {each[0]}
-        kept = sorted(chars)[: 0xE000 - _FIRST]
+            chars |= {c for c in each if not c.isalnum() and not c.isspace()} or {*each[:1]}
+        kept = sorted(chars)
+        if len(kept) > _MARKS:
+            refuse(f"the special tokens have {len(kept):,} characters, too many to mark")
         self._to = {ord(c): _FIRST + i for i, c in enumerate(kept)}
         self._from = {_FIRST + i: ord(c) for i, c in enumerate(kept)}
         self._seek = re.compile(f"[\\udc00-{chr(_FIRST + max(len(kept) - 1, 0))}]")
@@ -124,13 +201,24 @@ class Budget:
     """The work that is left, and what every operation does with strings and lists."""
 
     def __init__(self, marks: Marks) -> None:
-        self.marks, self.left = marks, LIMIT
+        self.marks, self.left, self.calls = marks, LIMIT, 0
 
     def charge(self, units: int) -> None:
         """Take units away; raises Refused when there are none left."""
         self.left -= units
         if self.left < 0:
-            raise Refused("it does more work than a template may: it loops, or its text explodes")
+            refuse(_EXPLODES)
+
+    @contextmanager
+    def deeper(self) -> Iterator[None]:
+        """One call further in; raises Refused where a template calls itself without an end."""
+        if self.calls == CALLS:
+            refuse("it is nested too deeply, or it calls itself")
+        self.calls += 1
+        try:
+            yield
+        finally:
+            self.calls -= 1
 
     def bytes(self, text: str, times: int = 1) -> str:
         """Charge for a copy of a text, or several; the text itself."""
@@ -142,9 +230,16 @@ class Budget:
         self.bytes(text)
         return self.marks.plain(text)
 
-    def elements(self, values: Iterable[Any]) -> list[Any]:
+    def seek(self, s: str, sub: Any, right: bool = False) -> tuple[str, str]:
+        """The text and what is looked for in it, charged for the search at its worst."""
+        plain, sub = self.plain(s), self.plain(want(sub, str))
+        # From the left CPython's search is linear, but for short texts and short patterns.
+        self.charge(len(s) * (len(sub) if right or len(s) < 2500 else min(len(sub), 100)) // 8)
+        return plain, sub
+
+    def elements(self, values: Collection[Any]) -> list[Any]:
         """A list of values that are there already, charged before it is made."""
-        self.charge(ELEMENT * len(values))  # type: ignore[arg-type]
+        self.charge(ELEMENT * len(values))
         return list(values)
 
     def number(self, value: Any) -> Any:
@@ -153,54 +248,29 @@ class Budget:
             refuse("a number is out of bounds")
         return value
 
-    def measure(self, value: Any, depth: int = 0) -> int:
-        """Charge for all that is in a value, and return about how many characters it prints."""
-        self.charge(ELEMENT)
-        if isinstance(value, str):
-            self.bytes(value)
-            return len(value) + 2
-        if isinstance(value, Namespace) or not isinstance(value, (list, tuple, dict)):
-            return 24
-        if depth == DEEPEST:
-            refuse("its values are nested too deeply")
-        parts = value if not isinstance(value, dict) else [*value, *value.values()]
-        return 2 + sum(self.measure(v, depth + 1) + 2 * depth + 4 for v in parts)
+    def made(self, value: Any, kind: Any = None) -> Any:
+        """What an expression, a filter or a function has made, as a value.
+
+        Nothing else gets into a template's hands: lists of any kind that aren't measured yet are
+        charged and measured here, and what is no value at all is refused.
+        """
+        if kind is None and type(value) in _VALUES:
+            return value
+        if kind is None and type(value) not in _MEASURED:
+            refuse(f"{named(value)} is nothing that a template may hold")
+        self.charge(ELEMENT * len(value))
+        value = measured(value, kind)
+        return value if value.size <= LIMIT else refuse(_EXPLODES)
 
     def bare(self, value: Any) -> Any:
-        """A measured value without marks."""
+        """A value without marks, of Python's own kinds; its size is to be charged before."""
         if isinstance(value, str):
             return self.marks.plain(value)
-        if isinstance(value, Namespace):
-            return value
         if isinstance(value, dict):
-            return {self.bare(k): self.bare(v) for k, v in value.items()}
+            return {k: self.bare(v) for k, v in value.items()}
         if isinstance(value, list):
             return [self.bare(v) for v in value]
         return tuple(map(self.bare, value)) if isinstance(value, tuple) else value
-
-    def equal(self, a: Any, b: Any) -> bool:
-        """a == b."""
-        if isinstance(a, Undefined) or isinstance(b, Undefined):
-            return isinstance(a, Undefined) and isinstance(b, Undefined)
-        if isinstance(a, str) and isinstance(b, str):
-            return len(a) == len(b) and self.plain(a) == self.plain(b)
-        if isinstance(a, Namespace) or isinstance(b, Namespace):
-            return a is b
-        if isinstance(a, (list, tuple, dict)) and isinstance(b, (list, tuple, dict)):
-            self.measure(a)
-            self.measure(b)
-            return bool(self.bare(a) == self.bare(b))
-        return bool(a == b)
-
-    def contains(self, where: Any, what: Any) -> bool:
-        """``what in where``."""
-        if isinstance(where, str):
-            return self.plain(want(what, str)) in self.plain(where)
-        if isinstance(where, Undefined):
-            return False
-        if isinstance(where, dict):
-            return self.key(what) in where
-        return any(self.equal(what, v) for v in self.iterate(where))
 
     def key(self, value: Any) -> Any:
         """A key of a dict."""
@@ -218,16 +288,16 @@ class Budget:
             return ""
         if value is None or isinstance(value, (bool, int, float)):
             return str(value)
-        if isinstance(value, Namespace) or not isinstance(value, (list, tuple, dict)):
+        if not isinstance(value, (List, Tuple, Dict)):
             refuse(f"{named(value)} can't be written")
-        self.charge(6 * self.measure(value))
+        self.charge(4 * value.size)
         return self.marks.mark(str(self.bare(value)))
 
     def iterate(self, value: Any) -> list[Any]:
         """The elements of a value, as a new list."""
         if isinstance(value, Undefined):
             return []
-        if isinstance(value, dict) and not isinstance(value, Namespace):
+        if isinstance(value, dict):
             return [self.keyed(k) for k in self.elements(value)]
         if isinstance(value, (str, list, tuple)):
             return self.elements(value)
@@ -241,109 +311,14 @@ class Budget:
         """The entries of a dict."""
         if isinstance(value, Undefined):
             return []
-        return [(self.keyed(k), v) for k, v in self.elements(want(value, dict).items())]
+        found = self.elements(want(value, dict).items())
+        return [self.made((self.keyed(k), v)) for k, v in found]
 
     def join(self, parts: Sequence[str], between: str = "") -> str:
         """Strings as one, charged before it is made."""
         length = sum(map(len, parts)) + len(between) * max(len(parts) - 1, 0)
         self.charge(length * (1 if between.isascii() and all(p.isascii() for p in parts) else 4))
         return between.join(parts)
-
-    def order(self, values: list[Any], key: Callable[[Any], Any], reverse: bool) -> list[Any]:
-        """Sorted; numbers or strings, not both."""
-        self.measure(values)
-        self.charge(8 * sum(len(v) for v in map(key, values) if isinstance(v, str)))
-        self.charge(ELEMENT * len(values) * 20)
-        return sorted(values, key=key, reverse=bool(reverse))
-
-    # ---- strings: positions in the plain text are positions in the marked one ----
-
-    def strip(self, s: str, chars: str | None = None, left: bool = True, right: bool = True) -> str:
-        """Without these characters at its ends."""
-        plain, chars = self.plain(s), None if chars is None else self.plain(want(chars, str))
-        if chars is not None and len(chars) > 100:
-            refuse("it strips more than 100 characters")
-        begin = len(plain) - len(plain.lstrip(chars)) if left else 0
-        end = len(plain.rstrip(chars)) if right else len(plain)
-        return s[begin:end] if begin < end else ""
-
-    def split(self, s: str, sep: Any = None, maxsplit: int = -1, right: bool = False) -> list[str]:
-        """Cut at a separator, or at white space."""
-        plain = self.plain(s)
-        cut = str.rsplit if right else str.split
-        if sep is None:
-            self.charge(ELEMENT * (len(s) // 2 + 1))
-            return cut(s, None, maxsplit)
-        sep = self.plain(want(sep, str))
-        self.charge(len(s) * len(sep) // 8 * right)
-        self.charge(2 * ELEMENT * (plain.count(sep) + 1))
-        found, at = [], 0
-        for part in cut(plain, sep, maxsplit):
-            found.append(s[at : at + len(part)])
-            at += len(part) + len(sep)
-        return found
-
-    def replace(self, s: str, old: Any, new: Any, count: Any = None) -> str:
-        """Every ``old`` by ``new``, or the first so many."""
-        if not want(old, str):
-            refuse("it replaces an empty string")
-        most = -1 if count is None else want(count, int)
-        return self.join(self.split(s, old, most), want(new, str))
-
-    def find(self, s: str, sub: Any, right: bool = False) -> int:
-        """Where it begins; -1 where it is not."""
-        plain, sub = self.plain(s), self.plain(want(sub, str))
-        self.charge(len(s) * len(sub) // 8 * right)
-        return plain.rfind(sub) if right else plain.find(sub)
-
-    def begins(self, s: str, with_: Any, end: bool = False) -> bool:
-        """startswith and endswith."""
-        options = tuple(map(self.plain, with_ if isinstance(with_, (tuple, list)) else [with_]))
-        plain = self.plain(s)
-        return plain.endswith(options) if end else plain.startswith(options)
-
-    def title(self, s: str) -> str:
-        """Every word with a capital, in Jinja's way."""
-        self.bytes(s, 20)
-        border, out = True, []
-        for meant, c in zip(self.marks.plain(s), s, strict=True):
-            out.append(c.upper() if border else c.lower())
-            border = meant in "-({[<" or meant.isspace()
-        return "".join(out)
-
-    def indent(self, s: str, width: Any = 4, first: bool = False, blank: bool = False) -> str:
-        """Spaces before its lines; before the first and empty ones where asked for."""
-        pad = width if isinstance(width, str) else " " * min(max(want(width, int), 0), 1000)
-        self.charge((s.count("\n") + 1) * (len(pad) * 4 + ELEMENT))
-        lines = self.bytes(s, 2).split("\n")
-        kept = [pad + x if (x or blank) and (i or first) else x for i, x in enumerate(lines)]
-        return "\n".join(kept)
-
-    def tojson(
-        self,
-        value: Any,
-        ensure_ascii: bool = False,
-        indent: Any = None,
-        separators: Any = None,
-        sort_keys: bool = False,
-    ) -> str:
-        """As transformers writes it: no HTML, and characters as they are."""
-        size = self.measure(value)
-        if isinstance(indent, (int, str)):
-            wide = len(indent) if isinstance(indent, str) else max(indent, 0)
-            self.charge(size * min(wide, LIMIT))
-        if separators is not None:
-            separators = [want(x, str) for x in want(separators, (list, tuple))]
-            self.charge(size * max(map(len, separators), default=0))
-        self.charge(6 * size)
-        text = json.dumps(
-            self.bare(value),
-            ensure_ascii=bool(ensure_ascii),
-            indent=indent,
-            separators=separators,
-            sort_keys=bool(sort_keys),
-        )
-        return self.marks.mark(text)
 
 
 def named(value: Any) -> str:
@@ -353,11 +328,18 @@ def named(value: Any) -> str:
     return "none" if value is None else f"a {type(value).__name__.lower()}"
 
 
+def shown(key: Any) -> str:
+    """A name or a key for a message: cut short before it is written, never after."""
+    if isinstance(key, str):
+        return repr(key[:40])
+    return str(key) if isinstance(key, (int, float)) else named(key)
+
+
 def want(value: Any, kind: Any) -> Any:
     """The value, if it is of the kind; raises Refused."""
     if isinstance(value, Undefined):
         refuse(f"{value.what} is undefined")
-    if not isinstance(value, kind) or isinstance(value, Namespace):
+    if not isinstance(value, kind):
         names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
         refuse(f"{named(value)} stands where {names} is needed")
     return value

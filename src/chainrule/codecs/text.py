@@ -277,9 +277,10 @@ class BPECodec(TextCodec):
 
         Plain ``encode`` takes such spellings for text.
         """
-        if self._marking is None:
-            self._marking = type(self._tokenizer).from_str(self._tokenizer.to_str())
-        found = self._marking.encode(as_text(text), add_special_tokens=False)
+        with bpe.told("its tokenizer can't encode this text"):
+            if self._marking is None:
+                self._marking = type(self._tokenizer).from_str(self._tokenizer.to_str())
+            found = self._marking.encode(as_text(text), add_special_tokens=False)
         return np.array(found.ids, np.int64)
 
     def spelling(self, symbol: int) -> str | None:
@@ -313,7 +314,8 @@ class BPECodec(TextCodec):
 
     def _symbols(self, text: str) -> NDArray[np.int64]:
         pieces = bpe.chunks(text) if self._chunked else [text]
-        found = self._tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
+        with bpe.told("its tokenizer can't encode this text"):
+            found = self._tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
         ids = [np.array(f.ids, np.int64) for f in found]
         return np.concatenate(ids) if ids else np.empty(0, np.int64)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule.core.model import Rolled, SequenceModel
@@ -169,6 +170,10 @@ class Compiled(Lowered):
         guess: Tensor = warp(law).sample(noise.at(begin))
         return guess
 
+    def walk(self, root: State) -> Walk:
+        """The laws along the branches behind a state of one row."""
+        return Walk(self, root)
+
     # ---- stretches ----
 
     def rollout(
@@ -257,6 +262,66 @@ class Compiled(Lowered):
             [fixed[k].detach().float().contiguous().numpy() for k in self.fixed],
             [fixed[f"{k}_ok"].to(torch.uint8).contiguous().numpy() for k in self.fixed],
         )
+
+
+class Walk:
+    """The laws behind a state of one row, path by path, with no state for each of them.
+
+    To the bit those of ``extend`` and ``predict``. The last path stays in the caches and windows:
+    the next one costs what it has more than they have in common.
+    """
+
+    def __init__(self, model: Compiled, root: State) -> None:
+        self._model, self._root = model, root
+        self._most = model.rooms(root)[0]
+        self._begin(16)
+
+    def _begin(self, room: int) -> None:
+        """At the root, with room for paths of so many symbols."""
+        model, root = self._model, self._root
+        self._room = room = min(room, self._most)
+        self._path: Sequence[int] = ()
+        self._caches: Mapping[str, Grow] = {}  # while they are held, nobody else writes there
+        self._caches = model.claim(root, room)
+        self._slabs, places = model._cached(self._caches, room)
+        self._places, self._position = [place for (place,) in places], model.positions(root)[0]
+        self._dim = model.program.buffers[model.program.hidden].dim
+        windows, fixed = model.kept(root.leaves)
+        self._memory = model._remembered(fixed)
+        self._windows: list[tuple[NDArray[np.float32], int]] = []
+        for values in windows.values():
+            more = torch.empty(1, room, values.shape[2])
+            self._windows.append((torch.cat([values, more], 1).numpy(), values.shape[1]))
+
+    def law(self, path: Sequence[int]) -> NDArray[np.float64] | None:
+        """p(next | root, path) in nats [V]; None where positions have come to an end."""
+        model, stop = self._model, len(path)
+        if stop > self._most:
+            return None
+        law: NDArray[np.float64] = np.empty(model.program.size)
+        if not path:
+            hidden = self._root.window("hidden").numpy()
+        else:
+            if stop > self._room:
+                self._begin(2 * stop)
+            done = 0  # symbols that stand there already; the last one's hidden doesn't
+            while done < min(len(self._path), stop - 1) and self._path[done] == path[done]:
+                done += 1
+            self._path = path
+            hidden = np.empty((1, stop - done, self._dim), np.float32)
+            model._machine.run(
+                np.array([path[done:]], np.int64),
+                [self._position + done],
+                self._slabs,
+                [[place + done] for place in self._places],
+                [values[:, done : done + w] for values, w in self._windows],
+                [values[:, done + w : stop + w] for values, w in self._windows],
+                *self._memory,
+                hidden,
+                False,
+            )
+        model._machine.log_probs(hidden[0, -1:], law[None])
+        return law
 
 
 def _moved(leaf: Leaf, values: Tensor, count: Sequence[int]) -> Window:

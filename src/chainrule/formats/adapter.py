@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from chainrule.artifact import Artifact
 
 WEIGHTS = "adapter.safetensors"
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_PATH = 4096  # characters
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,14 @@ class Reference:
 
     def __post_init__(self) -> None:
         if self.kind != "lora":
-            raise ValueError(f"unknown kind {self.kind!r}; known: lora")
+            raise ValueError(f"unknown kind {self.kind!r:.40}; known: lora")
+        if not all(len(path) <= _PATH and "\0" not in path for path in (self.base, self.absolute)):
+            raise ValueError(f"base: expected paths of {_PATH:,} characters at most")
+
+    def told(self) -> dict[str, str]:
+        """The same as the metadata of adapter.safetensors has it."""
+        told = {"kind": self.kind, "weights": self.weights, "rank": str(self.rank)}
+        return told | {"alpha": f"{self.alpha:g}"}
 
 
 class Merged:
@@ -113,8 +122,7 @@ class Merged:
         Raises:
             OSError: it can't be written; what was there is untouched.
         """
-        told = {"format": "pt", "kind": "lora", "weights": self.weights}
-        told |= {"rank": str(self.lora.rank), "alpha": f"{self.lora.alpha:g}"}
+        told = {"format": "pt", **self.reference(folder).told()}
         write_tensors(folder / WEIGHTS, self.lora.state_dict(), told)
 
 
@@ -136,13 +144,22 @@ def read_adapter(
         raise ValueError(f"{folder}: no {WEIGHTS} yet; go on with chainrule fit --resume")
     match_shapes(LoRA.sizes(shapes, reference.rank), tensor_shapes(path), path)
     tensors, told = read_tensors(path)
-    if told.get("weights") != reference.weights:
-        raise ValueError(
-            f"{path} is an adapter for another base: its weights begin with "
-            f"{str(told.get('weights'))[:12]}, config.json says {reference.weights[:12]}"
-        )
+    for key, said in reference.told().items():
+        if told.get(key) != said:
+            raise ValueError(
+                f"{path} is an adapter for another base or of other settings: its {key} "
+                f"is {str(told.get(key))[:12]}, config.json says {said[:12]}"
+            )
     lora = LoRA(shapes, reference.rank, reference.alpha)
+    for name, t in tensors.items():
+        if t.dtype not in _FLOATS:
+            raise ValueError(f"{path}: tensor {name!r} is {t.dtype}, not floats")
     load_into(lora, tensors, path)
+    for name, pair in lora.pairs.items():
+        # What is added is a sum of `rank` products: so large at the most.
+        most = pair.scale * lora.rank * pair.A.detach().abs().max() * pair.B.detach().abs().max()
+        if not torch.isfinite(most):
+            raise ValueError(f"{path}: {name}: numbers that are not finite, or too large")
     return lora
 
 
@@ -156,7 +173,8 @@ def find_base(folder: Path, reference: Reference, given: Path | None) -> Path:
     places = [near, Path(reference.absolute), folder.parent / Path(reference.absolute).name]
     if given is not None:
         places = [given]
-    there = [place for place in places if (place / "model.safetensors").is_file()]
+    # pathlib's own is_file raises where a name is too long for the system.
+    there = [place for place in places if os.path.isfile(place / "model.safetensors")]
     if not there:
         raise ValueError(
             f"{folder} is an adapter, and {places[0]}, the run that it adapts, is not there: "

@@ -72,7 +72,7 @@ class GGUF:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.is_file():
+        if not os.path.isfile(path):  # pathlib's raises where a name is too long
             raise ValueError(f"{path}: no such file")
         with path.open("rb", buffering=2**20) as file:
             header = _Header(path, file)

@@ -5,8 +5,6 @@ Shapes: K head width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +13,10 @@ from torch import Tensor
 from chainrule.core.space import Space
 from chainrule.formats import layout
 from chainrule.formats.gguf import GGUF
+from chainrule.formats.given import Given, shown
 from chainrule.formats.hf import Facts, shapes_of
-from chainrule.formats.hf_config import Given
-from chainrule.models.transformer_config import TransformerConfig
+from chainrule.formats.tokens_in import Metadata
+from chainrule.models.transformer_config import REALS, TransformerConfig
 from chainrule.nn.rope import Scaling, rates
 
 ARCHITECTURES = {
@@ -28,11 +27,33 @@ ARCHITECTURES = {
 }
 PAIRED = ("llama",)  # whose queries and keys have pairs side by side
 _ROPE = "rope_freqs.weight"
+_TRAINED = (8192, 4096, 2048, 16384, 32768)  # positions, where a file with _ROPE doesn't say
+# Keys that change what a model computes, and the value that leaves it as it is had here.
+_USUAL: dict[str, bool | float] = {
+    "attention.causal": True,
+    "attention.clamp_kqv": 0.0,
+    "attention.max_alibi_bias": 0.0,
+    "attention.output_scale": 1.0,
+    "attention.scale": 0.0,
+    "attention.temperature_scale": 0.0,
+    "attn_logit_softcapping": 0.0,
+    "embedding_scale": 1.0,
+    "expert_count": 0,
+    "final_logit_softcapping": 0.0,
+    "logit_scale": 1.0,
+    "residual_scale": 1.0,
+    "rope.scaling.alpha": 0.0,
+    "rope.scaling.attn_factor": 1.0,
+    "rope.scaling.yarn_attn_factor": 1.0,
+    "rope.scaling.yarn_beta_fast": 32.0,
+    "rope.scaling.yarn_beta_slow": 1.0,
+    "rope.scaling.yarn_ext_factor": 1.0,
+    "rope.scaling.yarn_log_multiplier": 0.0,
+    "use_parallel_residual": False,
+}
 
 
-def read(
-    file: GGUF,
-) -> tuple[TransformerConfig, layout.Layout, Facts]:
+def read(file: GGUF) -> tuple[TransformerConfig, layout.Layout, Facts]:
     """The config of a GGUF file, whose tensors are what it says.
 
     Raises:
@@ -41,43 +62,27 @@ def read(
     """
     where, facts = str(file.path), file.metadata
     arch = facts.get("general.architecture")
-    if arch not in ARCHITECTURES:
+    if not isinstance(arch, str) or arch not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise ValueError(
-            f"{where}: architecture {str(arch)[:40]!r} is not had here; known: {known}"
-        )
+        raise ValueError(f"{where}: architecture {shown(arch)} is not had here; known: {known}")
     own = {k.removeprefix(f"{arch}."): v for k, v in facts.items() if k.startswith(f"{arch}.")}
     given = Given(own, f"{where}: {arch}")
-    if own.get("expert_count"):
-        raise given.wrong("a mixture of experts is not had here")
+    for key, usual in _USUAL.items():
+        given.only(key, usual)
     if "token_embd.weight" not in file.tensors:
         raise ValueError(f"{where}: tensor 'token_embd.weight' is missing")
     size = file.tensors["token_embd.weight"].rows
-    ends = [_symbol(facts, "eos", size, where)]
-    if ends[0] is None:
-        raise ValueError(
-            f"{where}: tokenizer.ggml.eos_token_id is missing: which symbol ends a text?"
-        )
-    begin = _symbol(facts, "bos", size, where)
-    notes: list[str] = []
-    space = Space("finite", size, eos=ends[0])
-    config = _config(file, given, arch, space, None if begin == ends[0] else begin)
+    tokens = Metadata(facts, where)
+    end, begin = (tokens.symbol(f"{name}_token_id", size) for name in ("eos", "bos"))
+    if end is None:
+        tokens.fail("eos_token_id", "it is missing: which symbol ends a text?")
+    space = Space("finite", size, eos=end)
+    config = _config(file, given, arch, space, None if begin == end else begin)
     names = layout.gguf(config, arch in PAIRED)
     shapes = {name: entry.shape for name, entry in file.tensors.items()}
     layout.check_shapes(names, shapes_of(config), shapes, where, lambda name: name == _ROPE)
-    template = facts.get("tokenizer.chat_template")
-    return config, names, Facts(
-        ARCHITECTURES[arch], [e for e in ends if e is not None], begin,
-        template if isinstance(template, str) else None, notes,
-    )  # fmt: skip
-
-
-def _symbol(facts: Mapping[str, Any], name: str, size: int, where: str) -> int | None:
-    key = f"tokenizer.ggml.{name}_token_id"
-    value = facts.get(key)
-    if value is not None and (type(value) is not int or not 0 <= value < size):
-        raise ValueError(f"{where}: {key} {str(value)[:40]!r} is not a symbol of {size}")
-    return value
+    template = tokens.value("chat_template", str, None)
+    return config, names, Facts(ARCHITECTURES[arch], [end], begin, template)
 
 
 def _config(
@@ -104,7 +109,7 @@ def _config(
     for key in ("attention.value_length", "rope.dimension_count"):
         if given.whole(key, width) != width:
             raise given.wrong(f"{key} is not the width of a head, {width}")
-    base = given.real("rope.freq_base", 10000.0)
+    base = given.real("rope.freq_base", 10000.0, *REALS["rope_base"])
     return given.made(
         num_kv_heads=given.whole("attention.head_count_kv", heads),
         head_dim=None if width * heads == dim else width,
@@ -119,32 +124,41 @@ def _config(
 
 
 def _rope(file: GGUF, given: Given, width: int, base: float, context: int) -> Scaling | None:
-    kind = given.data.get("rope.scaling.type", "none")
-    if _ROPE in file.tensors:
-        return _llama3(file.floats(_ROPE).flatten(), given, width, base)
-    if kind == "none":
-        return None
-    if kind not in ("linear", "yarn"):
+    said = given.has("rope.scaling.type")
+    kind = given.text("rope.scaling.type", "linear")  # llama.cpp's default too
+    if kind not in ("none", "linear", "yarn"):
         raise given.wrong(
-            f"rope.scaling.type {str(kind)[:40]!r} is not had here; known: linear, yarn"
+            f"rope.scaling.type {shown(kind)} is not had here; known: none, linear, yarn"
         )
-    factor = given.real("rope.scaling.factor")
-    if given.data.get("rope.scaling.attn_factor", 1.0) != 1.0:
-        raise given.wrong("rope.scaling.attn_factor is not had here")
-    if kind == "linear":
-        return Scaling("linear", factor)
-    trained = given.whole("rope.scaling.original_context_length", context)
-    return Scaling("yarn", factor, trained)
+    old = given.has("rope.scale_linear") and not given.has("rope.scaling.factor")
+    key = "rope.scale_linear" if old else "rope.scaling.factor"
+    factor = given.real(key, None if said and kind != "none" else 1.0) or 1.0  # 0: none
+    if _ROPE in file.tensors:
+        if kind == "yarn" or (kind == "linear" and factor != 1):
+            raise given.wrong(f"{_ROPE} beside rope.scaling is not had here")
+        return _llama3(file.floats(_ROPE).flatten(), given, width, base)
+    if kind == "yarn":
+        trained = given.whole("rope.scaling.original_context_length", context)
+        return given.built(Scaling, "yarn", factor, trained)
+    return given.built(Scaling, "linear", factor) if kind == "linear" and factor != 1 else None
 
 
 def _llama3(factors: Tensor, given: Given, width: int, base: float) -> Scaling:
-    """Llama 3.1's rule from the factors that the file has instead of its numbers."""
-    most = float(factors.max()) if len(factors) == width // 2 else 0.0
-    if 1 <= most <= 4096:
-        for trained in (8192, 4096, 2048, 16384, 32768):
-            found = Scaling("llama3", most, trained)
-            if torch.allclose(_factors(found, width, base), factors, rtol=1e-4):
-                return found
+    """Llama 3.1's rule from what divides each rate, and from the positions where they are told."""
+    key = "rope.scaling.original_context_length"
+    told = [given.whole(key, low=2)] if given.has(key) else []
+    for trained in (*told, *_TRAINED) if len(factors) == width // 2 else ():
+        # How much of each rate is kept, 1 to 0, is the same whatever the factor.
+        kept = 2 / _factors(Scaling("llama3", 2.0, trained), width, base).double() - 1
+        at = int(kept.argmin())
+        rest = 1 / float(factors[at].double()) - float(kept[at]) if factors[at] >= 1 else 0.0
+        factor = (1 - float(kept[at])) / rest if rest > 0 else 1.0
+        factor = round(factor) if abs(factor - round(factor)) < 1e-3 else factor
+        if not 1 <= factor <= 4096:
+            continue
+        found = Scaling("llama3", float(factor), trained)
+        if torch.allclose(_factors(found, width, base), factors, rtol=1e-4):
+            return found
     raise given.wrong(f"{_ROPE} is not the rule of Llama 3.1, the only one had here")
 
 
@@ -196,8 +210,10 @@ def facts_of(config: TransformerConfig, name: str, file_type: int) -> tuple[str,
 
 def _rope_facts(config: TransformerConfig) -> dict[str, Any]:
     rope, width = config.rope, config.head_width
-    if rope is None or rope.kind == "llama3":
+    if rope is None:
         return {}
+    if rope.kind == "llama3":  # llama.cpp asks for rope_tensor only; this is for who reads it back
+        return {"rope.scaling.original_context_length": rope.trained}
     if rope.kind == "ntk":
         return {"rope.freq_base": config.rope_base * rope.factor ** (width / max(1, width - 2))}
     more = {"rope.scaling.type": rope.kind, "rope.scaling.factor": rope.factor}
@@ -214,14 +230,3 @@ def rope_tensor(config: TransformerConfig) -> Tensor | None:
     if config.rope is None or config.rope.kind != "llama3":
         return None
     return _factors(config.rope, config.head_width, config.rope_base)
-
-
-def opened(path: Path) -> GGUF:
-    """A GGUF file.
-
-    Raises:
-        ValueError: no such file, or not a whole one.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    return GGUF(path)

@@ -5,30 +5,35 @@ Nothing in them is executed, and nothing is downloaded. Shapes: V alphabet size.
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from chainrule.artifact import unfilled
-from chainrule.codecs.symbols import read_json, read_text
-from chainrule.core.config import bounded
+from chainrule.codecs.symbols import parse_json, read_json, read_text
 from chainrule.core.space import Space
 from chainrule.files import TensorFile
 from chainrule.formats import layout
-from chainrule.formats.hf_config import CLASSES, Given, read_config
+from chainrule.formats.given import Given
+from chainrule.formats.hf_config import CLASSES, read_config
 from chainrule.models.transformer import Transformer
 from chainrule.models.transformer_config import TransformerConfig
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
 class Facts:
     """What stands in a folder beside the weights: symbols, as numbers, and texts.
 
-    ``ends``: every symbol that ends a turn, the end symbol first; ``begin``: the start symbol.
+    ``ends``: every symbol that ends a turn, the end symbol first; ``begin``: the start symbol;
+    ``adds_begin``: others put it before every text; None: where tokenizer.json says so.
     """
 
     architecture: str
@@ -36,13 +41,13 @@ class Facts:
     begin: int | None
     template: str | None = None
     notes: list[str] = field(default_factory=list)
+    adds_begin: bool | None = None
 
 
 class Weights:
     """The tensors of one or several safetensors files: shapes at once, values when asked for."""
 
     def __init__(self, folder: Path) -> None:
-        self.where = str(folder)
         self._in = {name: file for file in _files(folder) for name in file.shapes}
         self.shapes = {name: file.shapes[name] for name, file in self._in.items()}
         self.types = {name: file.types[name] for name, file in self._in.items()}
@@ -50,6 +55,15 @@ class Weights:
     def tensor(self, name: str) -> Tensor:
         """The whole of one, in its own type."""
         return self._in[name].tensor(name)
+
+    def only_floats(self, names: layout.Layout) -> None:
+        """Refuse whole numbers, which mean something only to whoever quantised them."""
+        for name in (part.name for parts in names.values() for part in parts):
+            if self.types[name] not in _FLOATS:
+                raise ValueError(
+                    f"{self._in[name].path}: tensor {name!r} is {self.types[name]}, not floats: "
+                    "quantised in a way that isn't had here; import a GGUF instead"
+                )
 
 
 def read(folder: Path) -> tuple[TransformerConfig, layout.Layout, Weights, Facts]:
@@ -59,7 +73,7 @@ def read(folder: Path) -> tuple[TransformerConfig, layout.Layout, Weights, Facts
         ValueError: no such folder, a pickle, code of its own, an architecture or setting that
             isn't had here, or files that contradict each other.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # pathlib's raises where a name is too long
         raise ValueError(
             f"{folder}: no such folder; nothing is downloaded here: fetch it first, "
             f"as with: hf download {folder} --local-dir FOLDER"
@@ -70,11 +84,10 @@ def read(folder: Path) -> tuple[TransformerConfig, layout.Layout, Weights, Facts
     given = Given(read_json(path), str(path))
     config, facts = _config(given, folder)
     weights = Weights(folder)
-    names = layout.hf(config)
-    if config.layout == "gpt2" and "transformer.wte.weight" in weights.shapes:
-        names = layout.prefixed(names, "transformer.")
+    names = layout.hf(config, bare="transformer.wte.weight" not in weights.shapes)
     wanted = shapes_of(config)
     layout.check_shapes(names, wanted, weights.shapes, str(folder), _ignored(config.tied))
+    weights.only_floats(names)
     return config, names, weights, facts
 
 
@@ -97,7 +110,7 @@ def _files(folder: Path) -> list[TensorFile]:
             raise ValueError(f"{index}: it has no weight_map of tensor names to file names")
         names = sorted(set(where.values()))
         for name in names:
-            if Path(name).name != name:
+            if Path(name).name != name or name in ("", "..") or not name.isprintable():
                 raise ValueError(f"{index}: {name!r} is not the name of a file in this folder")
         files = [TensorFile(folder / name) for name in names]
         seen: set[str] = set()
@@ -122,60 +135,83 @@ def _files(folder: Path) -> list[TensorFile]:
 
 
 def _config(given: Given, folder: Path) -> tuple[TransformerConfig, Facts]:
-    kind = given.data.get("model_type")
     others = folder / "tokenizer_config.json"
-    tokenizer = read_json(others) if others.exists() else {}
-    tokenizer = tokenizer if isinstance(tokenizer, dict) else {}
-    for data, path in ((given.data, given.where), (tokenizer, str(others))):
-        if "auto_map" in data:
-            raise ValueError(
-                f"{path}: auto_map names code of the checkpoint's own, and none is ever run; "
+    tokenizer = Given(read_json(others) if others.exists() else {}, str(others))
+    for each in (given, tokenizer):
+        if "auto_map" in each.data:
+            raise each.wrong(
+                "auto_map names code of the checkpoint's own, and none is ever run; "
                 f"take a checkpoint in one of these layouts: {', '.join(CLASSES)}"
             )
+    kind = given.text("model_type")
     if kind not in CLASSES:
+        raise given.wrong(f"model_type {kind[:40]!r} is not had here; known: {', '.join(CLASSES)}")
+    if given.has("quantization_config"):
         raise given.wrong(
-            f"model_type {str(kind)[:40]!r} is not had here; known: {', '.join(CLASSES)}"
+            "quantization_config: its weights are quantised in a way that isn't had here; "
+            "import a GGUF instead"
         )
-    if given.data.get("quantization_config") is not None:
-        raise given.wrong(
-            "its weights are quantised in a way that isn't had here; import a GGUF instead"
-        )
-    ends, begin = _ends(given, folder)
     size = given.whole("vocab_size", 50257 if kind == "gpt2" else None)
-    for name, symbol in (("eos_token_id", ends[0]), ("bos_token_id", begin)):
-        if symbol is not None:
-            bounded(f"{given.where}: {name}", symbol, 0, size - 1)
-    space = Space("finite", size, eos=ends[0])
+    ends = _ends(given, folder, size)
+    begin = given.whole("bos_token_id", None, 0, size - 1) if given.has("bos_token_id") else None
     begin = None if begin == ends[0] else begin
     notes: list[str] = []
-    config = read_config(given, space, begin, notes)
-    template = _template(folder, tokenizer)
-    return config, Facts(CLASSES[kind], ends, begin, template, notes)
+    config = read_config(given, Space("finite", size, eos=ends[0]), begin, notes)
+    key = "add_bos_token"
+    adds = tokenizer.true(key, False) if tokenizer.has(key) else None
+    return config, Facts(CLASSES[kind], ends, begin, _template(folder, tokenizer), notes, adds)
 
 
-def _ends(given: Given, folder: Path) -> tuple[list[int], int | None]:
-    more = folder / "generation_config.json"
-    said = Given(read_json(more), str(more)) if more.exists() else given
-    ends: list[int] = []
-    for each in (given, said):
-        value = each.data.get("eos_token_id")
-        for symbol in value if isinstance(value, list) else [value]:
-            if type(symbol) is int and symbol not in ends:
-                ends.append(symbol)
-    if not ends and given.data.get("model_type") == "gpt2":
+def _ends(given: Given, folder: Path, size: int) -> list[int]:
+    key, more = "eos_token_id", folder / "generation_config.json"
+    ends = given.wholes(key, 0, size - 1)
+    if more.exists():
+        ends += Given(read_json(more), str(more)).wholes(key, 0, size - 1)
+    if not ends and given.text("model_type") == "gpt2" and size > 50256:
         ends = [50256]
     if not ends:
-        raise given.wrong("eos_token_id is missing: which symbol ends a text?")
-    begin = given.data.get("bos_token_id")
-    return ends, begin if type(begin) is int else None
+        raise given.wrong(f"{key} is missing: which symbol ends a text?")
+    return list(dict.fromkeys(ends))
 
 
-def _template(folder: Path, tokenizer: dict[str, Any]) -> str | None:
-    path = folder / "chat_template.jinja"
+def _template(folder: Path, tokenizer: Given) -> str | None:
+    path, key = folder / "chat_template.jinja", "chat_template"
     if path.exists():
         return read_text(path)
-    found = tokenizer.get("chat_template")
+    found = tokenizer.data.get(key)
     if isinstance(found, list):  # several by name
-        named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
-        found = named.get("default")
-    return found if isinstance(found, str) else None
+        each = [Given(t, f"{tokenizer.where}: {key}") for t in found]
+        return {t.text("name"): t.text("template") for t in each}.get("default")
+    return tokenizer.text(key) if tokenizer.has(key) else None
+
+
+def beginning(definition: str, where: str, first: str | None, symbol: int) -> str:
+    """A tokenizer.json by which others put a token before every text; or, without one, nothing.
+
+    Raises:
+        ValueError: no JSON object; it starts with ``where``.
+    """
+    data = Given(parse_json(definition, where), where).data
+    step = None
+    if first is not None:
+        mark: list[dict[str, Any]] = [
+            {"SpecialToken": {"id": first, "type_id": n}} for n in range(2)
+        ]
+        text = [{"Sequence": {"id": name, "type_id": n}} for n, name in enumerate("AB")]
+        step = {
+            "type": "TemplateProcessing",
+            "single": [mark[0], text[0]],
+            "pair": [mark[0], text[0], mark[1], text[1]],
+            "special_tokens": {first: {"id": first, "ids": [symbol], "tokens": [first]}},
+        }
+    return json.dumps({**data, "post_processor": step}, ensure_ascii=False)
+
+
+def begins(definition: str, symbol: int) -> bool:
+    """Whether others put this symbol before every text, by a tokenizer.json that was opened."""
+    step = json.loads(definition)["post_processor"] or {}
+    for each in step.get("processors", [step]):
+        if each.get("type") == "TemplateProcessing" and each["single"]:
+            first = each["single"][0].get("SpecialToken", {}).get("id")
+            return first is not None and each["special_tokens"][first]["ids"] == [symbol]
+    return False

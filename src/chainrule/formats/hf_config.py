@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from chainrule.core.config import bounded
 from chainrule.core.space import Space
-from chainrule.models.transformer_config import TransformerConfig
-from chainrule.nn.rope import Scaling
+from chainrule.formats.given import Given
+from chainrule.models.transformer_config import BOUNDS, REALS, TransformerConfig
+from chainrule.nn.rope import BOUNDS as STRETCHES
+from chainrule.nn.rope import TRAINED, Scaling
 
 CLASSES = {  # model_type to what it is called
     "llama": "LlamaForCausalLM",
@@ -24,60 +25,10 @@ CLASSES = {  # model_type to what it is called
     "gpt2": "GPT2LMHeadModel",
 }
 _GELU = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
-
-
-class Given:
-    """The values of a foreign config.json by key, type and bounds checked."""
-
-    def __init__(self, data: Any, where: str) -> None:
-        if not isinstance(data, dict):
-            raise ValueError(f"{where}: expected an object")
-        self.data, self.where = data, where
-
-    def wrong(self, message: str) -> ValueError:
-        return ValueError(f"{self.where}: {message}")
-
-    def get(self, key: str, default: Any, *kinds: type) -> Any:
-        value = self.data.get(key)
-        if value is None:
-            value = default
-        if value is None:
-            raise self.wrong(f"{key!r} is missing")
-        if type(value) not in kinds:
-            raise self.wrong(
-                f"{key!r} is {str(value)[:40]!r}, not {' or '.join(k.__name__ for k in kinds)}"
-            )
-        return value
-
-    def whole(self, key: str, default: int | None = None) -> int:
-        value: int = self.get(key, default, int)
-        bounded(f"{self.where}: {key}", value, 1, 2**24)
-        return value
-
-    def real(self, key: str, default: float | None = None) -> float:
-        return float(self.get(key, default, int, float))
-
-    def unusual(self, key: str, usual: float) -> float | None:
-        """A number; None where it is the usual one."""
-        value = self.real(key, usual)
-        return None if value == usual else value
-
-    def true(self, key: str, default: bool) -> bool:
-        value: bool = self.get(key, default, bool)
-        return value
-
-    def made(self, **values: Any) -> TransformerConfig:
-        """The config of these values; what is wrong with them is told of this place."""
-        try:
-            return TransformerConfig(**values)
-        except (ValueError, TypeError) as error:
-            raise self.wrong(str(error)) from None
-
-    def only(self, key: str, *allowed: Any) -> None:
-        """Refuse a setting that changes the law in a way that isn't had here."""
-        value = self.data.get(key, allowed[0])
-        if value not in allowed:
-            raise self.wrong(f"{key} {str(value)[:40]!r} is not had here, only {allowed[0]!r}")
+# What transformers takes where a key is missing.
+_POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
+_GROUPS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
+_WINDOW = 4096
 
 
 def read_config(
@@ -88,64 +39,63 @@ def read_config(
     Raises:
         ValueError: a value that is missing, wrong or not had here, by its key.
     """
-    make = _gpt2 if given.data["model_type"] == "gpt2" else _llama
+    make = _gpt2 if given.text("model_type") == "gpt2" else _llama
     return make(given, space, begin, notes)
 
 
 def _gpt2(given: Given, space: Space, begin: int | None, notes: list[str]) -> TransformerConfig:
-    for key, usual in {
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "reorder_and_upcast_attn": False,
-        "add_cross_attention": False,
-        "tie_word_embeddings": True,
-    }.items():
-        given.only(key, usual)
+    given.only("scale_attn_weights", True)
+    given.only("scale_attn_by_inverse_layer_idx", False)
+    given.only("reorder_and_upcast_attn", False)
+    given.only("add_cross_attention", False)
     given.only("activation_function", "gelu_new", *_GELU)
-    dim, heads = given.whole("n_embd", 768), given.whole("n_head", 12)
-    gelu: Any = _GELU[given.get("activation_function", "gelu_new", str)]
-    context = given.data.get("n_positions") or given.data.get("n_ctx") or 1024
+    dim = _size(given, "n_embd", "dim", 768)
+    heads = _size(given, "n_head", "num_heads", 12)
+    gelu: Any = _GELU[given.text("activation_function", "gelu_new")]
     return given.made(
         space=space,
         layout="gpt2",
-        num_layers=given.whole("n_layer", 12),
+        num_layers=_size(given, "n_layer", "num_layers", 12),
         dim=dim,
         num_heads=heads,
         num_kv_heads=heads,
-        hidden=given.whole("n_inner", 4 * dim),
-        context=context,
+        hidden=_size(given, "n_inner", "hidden", 4 * dim),
+        context=_size(given, "n_positions", "context", _size(given, "n_ctx", "context", 1024)),
         sinks=0,
-        tied=True,
+        tied=given.true("tie_word_embeddings", True),
         gelu=gelu,
-        epsilon=given.real("layer_norm_epsilon", 1e-5),
+        epsilon=_epsilon(given, "layer_norm_epsilon", 1e-5),
         begin=begin,
     )
 
 
 def _llama(given: Given, space: Space, begin: int | None, notes: list[str]) -> TransformerConfig:
-    kind = given.data["model_type"]
+    kind = given.text("model_type")
     given.only("hidden_act", "silu", "swish")
     given.only("attention_bias", False)
     given.only("mlp_bias", False)
     given.only("use_sliding_window", False)
-    given.only("partial_rotary_factor", 1.0, None)
-    dim, heads = given.whole("hidden_size"), given.whole("num_attention_heads")
-    context, sinks = given.whole("max_position_embeddings", 2048), 4
-    window = given.data.get("sliding_window") if kind == "mistral" else None
-    if window is not None and given.whole("sliding_window") < context:
+    given.only("partial_rotary_factor", 1.0)
+    dim = _size(given, "hidden_size", "dim")
+    heads = _size(given, "num_attention_heads", "num_heads")
+    positions = _size(given, "max_position_embeddings", "context", _POSITIONS[kind])
+    window = _window(given)
+    context, sinks = positions, 4
+    if window is not None and window <= positions:
         context, sinks = window, 0
-    if dim % heads and given.data.get("head_dim") is None:
+    if dim % heads and not given.has("head_dim"):
         raise given.wrong(f"hidden_size {dim} is not a multiple of num_attention_heads {heads}")
-    width = given.whole("head_dim", 128 if kind == "qwen3" else dim // heads)
-    base, rope = _rope(given, context, notes)
+    width = _size(given, "head_dim", "head_dim", 128 if kind == "qwen3" else dim // heads)
+    groups = heads if "num_key_value_heads" in given.data else _GROUPS.get(kind, heads)
+    base, rope = _rope(given, positions, notes)
     return given.made(
         space=space,
-        num_layers=given.whole("num_hidden_layers"),
+        num_layers=_size(given, "num_hidden_layers", "num_layers"),
         dim=dim,
         num_heads=heads,
-        num_kv_heads=given.whole("num_key_value_heads", 8 if kind == "mistral" else heads),
+        num_kv_heads=_size(given, "num_key_value_heads", "num_kv_heads", groups),
         head_dim=None if width * heads == dim else width,
-        hidden=given.whole("intermediate_size"),
+        hidden=_size(given, "intermediate_size", "hidden"),
         context=context,
         sinks=min(sinks, context - 1),
         tied=given.true("tie_word_embeddings", False),
@@ -153,45 +103,68 @@ def _llama(given: Given, space: Space, begin: int | None, notes: list[str]) -> T
         rope=rope,
         qkv_bias=kind == "qwen2",
         qk_norm=kind == "qwen3",
-        epsilon=given.real("rms_norm_eps", 1e-6),
+        epsilon=_epsilon(given, "rms_norm_eps", 1e-6),
         begin=begin,
     )
 
 
-def _rope(given: Given, context: int, notes: list[str]) -> tuple[float, Scaling | None]:
+def _size(given: Given, key: str, ours: str, usual: int | None = None) -> int:
+    """A number in the bounds of ours."""
+    return given.whole(key, usual, *BOUNDS[ours])
+
+
+def _epsilon(given: Given, key: str, usual: float) -> float:
+    return given.real(key, usual, *REALS["epsilon"])
+
+
+def _window(given: Given) -> int | None:
+    """How many positions a layer looks at; None: all of them."""
+    kind, key = given.text("model_type"), "sliding_window"
+    if kind.startswith("qwen") and set(given.texts("layer_types")) - {"full_attention"}:
+        raise given.wrong("layer_types: only full_attention is had here")
+    if kind != "mistral" or (key in given.data and not given.has(key)):
+        return None
+    return given.whole(key, _WINDOW, low=2)
+
+
+def _rope(given: Given, positions: int, notes: list[str]) -> tuple[float, Scaling | None]:
     """The base, and how positions are stretched; in the old form of config.json and the new."""
-    data = given.data.get("rope_parameters") or given.data.get("rope_scaling") or {}
-    rope = Given(data, f"{given.where}: rope")
-    base = rope.real("rope_theta", given.data.get("rope_theta") or 10000.0)
-    rope.only("partial_rotary_factor", 1.0, None)
-    kind = data.get("rope_type", data.get("type", "default"))
-    trained = data.get("original_max_position_embeddings") or given.data.get(
-        "original_max_position_embeddings", context
-    )
-    if kind in ("default", None):
+    rope = given.inner("rope_scaling")
+    rope = rope if rope.data else given.inner("rope_parameters")
+    for key, value in rope.data.items():
+        if isinstance(value, dict):
+            raise rope.wrong(f"{key!r}: positions by kinds of layers are not had here")
+    bases = REALS["rope_base"]
+    base = rope.real("rope_theta", given.real("rope_theta", 10000.0, *bases), *bases)
+    rope.only("partial_rotary_factor", 1.0)
+    kind = rope.text("rope_type", rope.text("type", "default"))
+    if kind == "default":
         return base, None
     if kind == "dynamic":
-        notes.append(f"rope dynamic: as trained, up to {context} positions")
+        notes.append(f"rope dynamic: as trained, up to {positions} positions")
         return base, None
-    try:
-        if kind == "linear":
-            return base, Scaling("linear", rope.real("factor"))
-        if kind == "llama3":
-            low = rope.unusual("low_freq_factor", 1.0)
-            high = rope.unusual("high_freq_factor", 4.0)
-            return base, Scaling("llama3", rope.real("factor"), trained, low, high)
-        if kind == "yarn":
-            if data.get("mscale") or data.get("mscale_all_dim"):
-                raise rope.wrong("yarn with mscale is not had here")
-            low, high = rope.unusual("beta_slow", 1.0), rope.unusual("beta_fast", 32.0)
-            scale = data.get("attention_factor")
-            scale = None if scale is None else rope.real("attention_factor")
-            whole = rope.true("truncate", True)
-            return base, Scaling("yarn", rope.real("factor"), trained, low, high, scale, whole)
-    except TypeError as error:
-        raise rope.wrong(str(error)) from None
-    known = "default, dynamic, linear, llama3, yarn"
-    raise rope.wrong(f"rope_type {str(kind)[:40]!r} is not had here; known: {known}")
+    if kind not in ("linear", "llama3", "yarn"):
+        known = "default, dynamic, linear, llama3, yarn"
+        raise rope.wrong(f"rope_type {kind[:40]!r} is not had here; known: {known}")
+    factor = rope.real("factor", None, *STRETCHES["factor"])
+    if kind == "linear":
+        return base, Scaling("linear", factor)
+    key = "original_max_position_embeddings"
+    trained = rope.whole(key, given.whole(key, positions, *TRAINED), *TRAINED)
+    slow, fast, usual = "beta_slow", "beta_fast", 32.0
+    if kind == "llama3":
+        slow, fast, usual = "low_freq_factor", "high_freq_factor", 4.0
+    low = rope.unusual(slow, 1.0, *STRETCHES["low"])
+    high = rope.unusual(fast, usual, *STRETCHES["high"])
+    if kind == "llama3":
+        return base, rope.built(Scaling, "llama3", factor, trained, low, high)
+    if rope.real("mscale", 0.0) or rope.real("mscale_all_dim", 0.0):
+        raise rope.wrong("yarn with mscale is not had here")
+    scale, key = None, "attention_factor"
+    if rope.has(key):
+        scale = rope.real(key, None, *STRETCHES["attention"])
+    whole = rope.true("truncate", True)
+    return base, rope.built(Scaling, "yarn", factor, trained, low, high, scale, whole)
 
 
 # ---- out ----
@@ -264,15 +237,22 @@ def _rope_json(config: TransformerConfig) -> dict[str, Any]:
     return {"rope_scaling": {"rope_type": rope.kind, "factor": rope.factor, **more}}
 
 
-def architecture_of(config: TransformerConfig, imported: str | None) -> str:
-    """The class that a config is of; Mistral's is Llama's but for its window."""
+def architecture_of(config: TransformerConfig, imported: str = "") -> str:
+    """The class that a config is of; Mistral's is Llama's but for its window.
+
+    Raises:
+        ValueError: no class is like it.
+    """
     if config.layout == "gpt2":
         return "GPT2LMHeadModel"
+    if config.qk_norm and config.qkv_bias:
+        raise ValueError("no model elsewhere has both qkv_bias (Qwen2) and qk_norm (Qwen3)")
     if config.qk_norm:
         return "Qwen3ForCausalLM"
     if config.qkv_bias:
         return "Qwen2ForCausalLM"
-    return "MistralForCausalLM" if imported == "MistralForCausalLM" else "LlamaForCausalLM"
+    mistral = not config.sinks or imported == "MistralForCausalLM"
+    return "MistralForCausalLM" if mistral else "LlamaForCausalLM"
 
 
 def dumps(value: Any) -> str:

@@ -6,7 +6,7 @@ Shapes: D width, H heads, G key-value heads, K head width, F inner, V alphabet s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -53,10 +53,10 @@ class Part:
 Layout = Mapping[str, tuple[Part, ...]]  # our name to what it is made of, top to bottom
 
 
-def hf(config: TransformerConfig) -> Layout:
-    """The names of Hugging Face's classes; those of GPT-2 without ``transformer.``."""
+def hf(config: TransformerConfig, bare: bool = False) -> Layout:
+    """The names of Hugging Face's classes; ``bare``: those of GPT-2 without ``transformer.``."""
     if config.layout == "gpt2":
-        return _gpt2(config, "wte", "wpe", "h.{}.", "ln_f", _HF_GPT2, turned=True)
+        return _gpt2(config, _HF_GPT2, "" if bare else "transformer.", turned=True)
     names = {
         "embedding": "model.embed_tokens",
         "norm": "model.norm",
@@ -80,8 +80,7 @@ def hf(config: TransformerConfig) -> Layout:
 def gguf(config: TransformerConfig, paired: bool) -> Layout:
     """llama.cpp's names; ``paired``: its order of the rows of queries and keys, of arch llama."""
     if config.layout == "gpt2":
-        names = _GGUF_GPT2
-        return _gpt2(config, "token_embd", "position_embd", "blk.{}.", "output_norm", names)
+        return _gpt2(config, _GGUF_GPT2)
     names = {
         "embedding": "token_embd",
         "norm": "output_norm",
@@ -103,6 +102,11 @@ def gguf(config: TransformerConfig, paired: bool) -> Layout:
 
 
 _HF_GPT2 = {
+    "embedding": "wte",
+    "position": "wpe",
+    "norm": "ln_f",
+    "layer": "h.{}.",
+    "head": "lm_head",
     "norm_in": "ln_1",
     "qkv": "attn.c_attn",
     "out": "attn.c_proj",
@@ -111,6 +115,11 @@ _HF_GPT2 = {
     "down": "mlp.c_proj",
 }
 _GGUF_GPT2 = {
+    "embedding": "token_embd",
+    "position": "position_embd",
+    "norm": "output_norm",
+    "layer": "blk.{}.",
+    "head": "output",
     "norm_in": "attn_norm",
     "qkv": "attn_qkv",
     "out": "attn_output",
@@ -155,39 +164,25 @@ def _llama(config: TransformerConfig, names: Mapping[str, str], paired: bool) ->
 
 
 def _gpt2(
-    config: TransformerConfig,
-    embedding: str,
-    position: str,
-    layer: str,
-    norm: str,
-    names: Mapping[str, str],
-    turned: bool = False,
+    config: TransformerConfig, names: Mapping[str, str], prefix: str = "", turned: bool = False
 ) -> Layout:
-    dim, both = config.dim, ("weight", "bias")
+    dim, size, both = config.dim, config.space.size or 0, ("weight", "bias")
     found: dict[str, tuple[Part, ...]] = {
-        "embedding.weight": (Part(f"{embedding}.weight", config.space.size or 0),),
-        "position.weight": (Part(f"{position}.weight", config.context),),
+        "embedding.weight": (Part(f"{prefix}{names['embedding']}.weight", size),),
+        "position.weight": (Part(f"{prefix}{names['position']}.weight", config.context),),
     }
-    found |= {f"norm.{to}": (Part(f"{norm}.{to}", dim),) for to in both}
+    found |= {f"norm.{to}": (Part(f"{prefix}{names['norm']}.{to}", dim),) for to in both}
     if not config.tied:
-        found["head.weight"] = (Part("output.weight", config.space.size or 0),)
-    rows = {"qkv": 3 * dim, "up": config.hidden}
+        found["head.weight"] = (Part(f"{names['head']}.weight", size),)  # beside transformer.
+    rows = {"norm_in": dim, "qkv": 3 * dim, "out": dim, "norm_mid": dim}
+    rows |= {"up": config.hidden, "down": dim}
     for i in range(config.num_layers):
-        for name, theirs in names.items():
+        for name, count in rows.items():
             for to in both:
                 matrix = to == "weight" and not name.startswith("norm")
-                foreign = f"{layer.format(i)}{theirs}.{to}"
-                part = Part(foreign, rows.get(name, dim), turned=turned and matrix)
-                found[f"layers.{i}.{name}.{to}"] = (part,)
+                foreign = f"{prefix}{names['layer'].format(i)}{names[name]}.{to}"
+                found[f"layers.{i}.{name}.{to}"] = (Part(foreign, count, turned=turned and matrix),)
     return found
-
-
-def prefixed(layout: Layout, prefix: str) -> Layout:
-    """The same tensors under longer names."""
-    return {
-        ours: tuple(replace(part, name=prefix + part.name) for part in parts)
-        for ours, parts in layout.items()
-    }
 
 
 def check_shapes(

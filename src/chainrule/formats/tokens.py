@@ -9,9 +9,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from chainrule.codecs.bpe import BYTE, END, SPACE, byte_letters, pattern, steps
+from chainrule.codecs.bpe import BYTE, END, byte_letters, pattern
 from chainrule.codecs.symbols import TextCodec
 from chainrule.codecs.text import BPECodec, ByteCodec, CharCodec, WordCodec
+from chainrule.codecs.tokenizer_json import SPACE, steps
 from chainrule.formats.tokens_in import (
     BYTES,
     CONTROL,
@@ -44,6 +45,7 @@ def to_hf(
     template: str | None = None,
     begin: int | None = None,
     length: int | None = None,
+    adds_begin: bool = False,
 ) -> HFTokens:
     """A codec as a tokenizer that `AutoTokenizer` reads without code of ours.
 
@@ -55,6 +57,7 @@ def to_hf(
         template: the chat template.
         begin: the start symbol; None: the end symbol.
         length: the model's context.
+        adds_begin: the codec's own tokenizer.json puts the start symbol before every text.
     """
     eos = codec.space.eos
     assert eos is not None, "text has an end"
@@ -70,7 +73,7 @@ def to_hf(
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": end,
         "bos_token": first,
-        "add_bos_token": False,
+        "add_bos_token": adds_begin,
         "clean_up_tokenization_spaces": False,
         **({} if length is None else {"model_max_length": length}),
         **({} if template is None else {"chat_template": template}),

@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from chainrule.codecs.bpe import PATTERNS, SPACE
+from chainrule.codecs.bpe import PATTERNS
 from chainrule.codecs.symbols import LARGEST
+from chainrule.codecs.tokenizer_json import SPACE
 
 NORMAL, UNKNOWN, CONTROL, INLINE, UNUSED, BYTES = range(1, 7)  # kinds of tokens
 _LONGEST = 256  # characters of a token whose splits are looked for
+_CHARACTERS, _SPLITS = 2**23, 2**21  # of all tokens together; Gemma has 1.6 and 0.6 million
 _PRE = {
     **{name: name for name in PATTERNS},
     **dict.fromkeys(("phi-2",), "gpt-2"),
@@ -58,7 +60,7 @@ def from_gguf(metadata: Mapping[str, Any], where: str) -> Tokens:
         ValueError: what is missing, wrong or of an unknown kind, by its key; starts with
             ``where``.
     """
-    given = _Metadata(metadata, where)
+    given = Metadata(metadata, where)
     kind = given.value("model", str)
     texts = given.items("tokens", str)
     if not 1 <= len(texts) <= LARGEST:
@@ -67,10 +69,10 @@ def from_gguf(metadata: Mapping[str, Any], where: str) -> Tokens:
         twice, _ = Counter(texts).most_common(1)[0]
         given.fail("tokens", f"{twice!r:.60} is there twice")
     types = given.items("token_type", int, [NORMAL] * len(texts))
-    eos = given.symbol("eos_token_id", texts)
+    eos = given.symbol("eos_token_id", len(texts))
     if eos is None:
         given.fail("eos_token_id", "it is missing: which token ends a text?")
-    begin = given.symbol("bos_token_id", texts)
+    begin = given.symbol("bos_token_id", len(texts))
     for mark in {eos, eos if begin is None else begin}:
         types[mark] = UNKNOWN if types[mark] == UNKNOWN else CONTROL
     if kind == "gpt2":
@@ -79,7 +81,7 @@ def from_gguf(metadata: Mapping[str, Any], where: str) -> Tokens:
         definition = _sentencepiece(given, texts, types)
     else:
         given.fail("model", f'{kind!r:.60} is not read here, only "gpt2" and "llama" are')
-    turns = [given.symbol(k, texts) for k in ("eot_token_id", "eom_token_id")]
+    turns = [given.symbol(k, len(texts)) for k in ("eot_token_id", "eom_token_id")]
     controls = {t for t, kind in zip(texts, types, strict=True) if kind == CONTROL}
     stops = [texts[i] for i in (eos, *turns) if i is not None]
     pre = given.value("pre", str, "")
@@ -94,7 +96,7 @@ def from_gguf(metadata: Mapping[str, Any], where: str) -> Tokens:
     )
 
 
-class _Metadata:
+class Metadata:
     """Checked values of ``tokenizer.ggml.*``."""
 
     def __init__(self, metadata: Mapping[str, Any], where: str) -> None:
@@ -124,17 +126,18 @@ class _Metadata:
             )
         return list(found)
 
-    def symbol(self, key: str, texts: list[str]) -> int | None:
+    def symbol(self, key: str, size: int) -> int | None:
+        """The number of one of so many tokens."""
         found: int | None = self.value(key, int, None)
-        if found is not None and not 0 <= found < len(texts):
-            self.fail(key, f"{found} is not one of the {len(texts):,} tokens")
+        if found is not None and not 0 <= found < size:
+            self.fail(key, f"{found} is not one of the {size:,} tokens")
         return found
 
     def _name(self, key: str) -> str:
         return f"tokenizer.{'' if key == 'chat_template' else 'ggml.'}{key}"
 
 
-def _byte_level(given: _Metadata, texts: list[str], types: list[int]) -> dict[str, Any]:
+def _byte_level(given: Metadata, texts: list[str], types: list[int]) -> dict[str, Any]:
     pre = given.value("pre", str, "default")
     if pre == "default" and given.value("model", str) == "gpt2":
         pre = "gpt-2"  # files from before the key was there
@@ -165,14 +168,18 @@ def _byte_level(given: _Metadata, texts: list[str], types: list[int]) -> dict[st
     )
 
 
-def _sentencepiece(given: _Metadata, texts: list[str], types: list[int]) -> dict[str, Any]:
+def _sentencepiece(given: Metadata, texts: list[str], types: list[int]) -> dict[str, Any]:
     scores = given.items("scores", float, [0.0] * len(texts))
     if not all(map(math.isfinite, scores)):
         given.fail("scores", "one of them is not a finite number")
     if (longest := max(map(len, texts))) > _LONGEST:
         given.fail("tokens", f"one has {longest:,} characters, {_LONGEST} are the most")
+    try:
+        found = splits(texts, types)
+    except ValueError as error:
+        given.fail("tokens", str(error))
     # Best score first, then the order that transformers' converter gives.
-    merges = sorted(splits(texts, types), key=lambda m: (-scores[m[2]], -len(m[0]), -len(m[1])))
+    merges = sorted(found, key=lambda m: (-scores[m[2]], -len(m[0]), -len(m[1])))
     prefix = given.value("add_space_prefix", bool, True)
     prepend = [{"type": "Prepend", "prepend": SPACE}] if prefix else []
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
@@ -196,10 +203,18 @@ def _sentencepiece(given: _Metadata, texts: list[str], types: list[int]) -> dict
 
 
 def splits(texts: list[str], types: list[int]) -> list[tuple[str, str, int]]:
-    """Every way to put a normal token together from two others, and its symbol."""
+    """Every way to put a normal token together from two others, and its symbol.
+
+    Raises:
+        ValueError: more than any vocabulary has.
+    """
     ids = {t: i for i, (t, k) in enumerate(zip(texts, types, strict=True)) if k == NORMAL}
-    found = []
+    if (size := sum(map(len, ids))) > _CHARACTERS:
+        raise ValueError(f"{size:,} characters; {_CHARACTERS:,} are the most")
+    found: list[tuple[str, str, int]] = []
     for text, i in ids.items():
+        if len(found) > _SPLITS:
+            raise ValueError(f"more than {_SPLITS:,} ways to put them together")
         halves = [(text[:n], text[n:], i) for n in range(1, len(text))]
         known = [h for h in halves if h[0] in ids and h[1] in ids]
         found += sorted(known, key=lambda h: (ids[h[0]], ids[h[1]]))

@@ -10,6 +10,21 @@ from chainrule.core.space import Space
 from chainrule.nn.rope import Scaling
 
 Layout = Literal["llama", "gpt2"]
+BOUNDS: dict[str, tuple[int, int]] = {
+    "num_layers": (1, 512),
+    "dim": (2, 65536),
+    "num_heads": (1, 4096),
+    "num_kv_heads": (1, 4096),
+    "head_dim": (1, 65536),
+    "hidden": (1, 2**20),
+    "context": (2, 2**24),
+    "ahead": (0, 64),
+}
+REALS: dict[str, tuple[float, float]] = {
+    "dropout": (0, 0.95),
+    "rope_base": (1, 1e12),
+    "epsilon": (1e-12, 1e-1),
+}
 SIZES = {"tiny": (2, 64, 2), "small": (4, 128, 4), "base": (6, 384, 6)}
 
 
@@ -64,24 +79,15 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         if self.space.kind != "finite" or self.space.event_shape:
             raise ValueError("a transformer models scalar symbols of a finite alphabet")
-        bounded("num_layers", self.num_layers, 1, 512)
-        bounded("dim", self.dim, 2, 65536)
-        bounded("num_heads", self.num_heads, 1, 4096)
-        bounded("num_kv_heads", self.num_kv_heads, 1, 4096)
-        bounded("hidden", self.hidden, 1, 2**20)
-        bounded("context", self.context, 2, 2**24)
+        for name, bounds in (BOUNDS | REALS).items():
+            if (value := getattr(self, name)) is not None:
+                bounded(name, value, *bounds)
         bounded("sinks", self.sinks, 0, self.context - 1)
-        bounded("dropout", self.dropout, 0, 0.95)
-        bounded("rope_base", self.rope_base, 1, 1e12)
-        bounded("epsilon", self.epsilon, 1e-12, 1e-1)
-        bounded("ahead", self.ahead, 0, 64)
-        if self.head_dim is not None:
-            bounded("head_dim", self.head_dim, 1, 65536)
-        elif self.num_heads > self.dim:
+        if self.head_dim is None and self.num_heads > self.dim:
             raise ValueError(
                 f"more heads ({self.num_heads}) than the width has room for: {self.dim}"
             )
-        elif self.dim % self.num_heads:
+        if self.head_dim is None and self.dim % self.num_heads:
             raise ValueError(f"dim {self.dim} is not a multiple of num_heads {self.num_heads}")
         if self.begin is not None:
             bounded("begin", self.begin, 0, (self.space.size or 1) - 1)
@@ -93,6 +99,8 @@ class TransformerConfig:
             raise ValueError("the gpt2 layout has as many key-value heads as heads")
         if self.layout == "gpt2" and (self.rope or self.qkv_bias or self.qk_norm or self.head_dim):
             raise ValueError("rope, qkv_bias, qk_norm and head_dim are of the llama layout")
+        if self.rope and self.rope.kind == "yarn" and self.rope_base == 1:
+            raise ValueError("yarn needs rates that differ: a rope_base above 1")
         if self.layout == "llama" and self.head_width % 2:
             raise ValueError(f"rotary positions need an even head width, not {self.head_width}")
 

@@ -137,9 +137,6 @@ def effective(module: nn.Module, name: str) -> Tensor:
     """A parameter of a module, with what an adapter adds to it."""
     value = module._parameters[name]
     assert value is not None
-    merged: dict[str, Tensor] = module.__dict__.get("merged", {})
-    if name in merged:
-        return merged[name]
     factors: dict[str, Factors] = module.__dict__.get("factors", {})
     return factors[name].added(value) if name in factors else value
 
@@ -166,20 +163,6 @@ def learning(part: nn.Module) -> tuple[Tensor, Pair]:
     return changed, (factors.A, factors.B * factors.scale)
 
 
-def merge(model: nn.Module) -> None:
-    """Compute W' once instead of in every call: faster, for the memory of all adapted matrices."""
-    with torch.no_grad():
-        for _, module in _adaptable(model):
-            names = module.__dict__.get("factors", {})
-            module.__dict__["merged"] = {name: effective(module, name) for name in names}
-
-
-def unmerge(model: nn.Module) -> None:
-    """Undo ``merge``: nothing is subtracted, since W itself was never changed."""
-    for _, module in _adaptable(model):
-        module.__dict__.pop("merged", None)
-
-
 class _Linear(nn.Linear):
     """A linear layer with an adapter. Its own parameter stays the frozen W; ``weight`` is W'."""
 
@@ -192,8 +175,6 @@ class _Linear(nn.Linear):
         _changed(self, destination, prefix)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.__dict__.get("merged"):
-            return F.linear(x, self.weight, self.bias)
         own, factors = self._parameters["weight"], self.__dict__["factors"]["weight"]
         assert own is not None
         out: Tensor = F.linear(x, own, self.bias) + factors(x)

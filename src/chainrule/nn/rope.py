@@ -13,6 +13,13 @@ from chainrule.core.config import bounded
 
 Kind = Literal["linear", "ntk", "yarn", "llama3"]
 KINDS: tuple[str, ...] = get_args(Kind)
+BOUNDS: dict[str, tuple[float, float]] = {
+    "factor": (1, 4096),
+    "low": (1e-3, 1e3),
+    "high": (1e-3, 1e5),
+    "attention": (1e-2, 100),
+}
+TRAINED = 2, 2**24
 
 
 @dataclass(frozen=True)
@@ -44,12 +51,12 @@ class Scaling:
     whole: bool = True
 
     def __post_init__(self) -> None:
-        bounded("rope: factor", self.factor, 1, 4096)
         if self.kind in ("yarn", "llama3"):
-            bounded("rope: trained", self.trained, 2, 2**24)
-        bounded("rope: low", self.turns[0], 1e-3, 1e3)
-        bounded("rope: high", self.turns[1], 1e-3, 1e5)
-        bounded("rope: attention", self.scale, 1e-2, 100)
+            bounded("rope: trained", self.trained, *TRAINED)
+        bounded("rope: factor", self.factor, *BOUNDS["factor"])
+        values = {"low": self.turns[0], "high": self.turns[1], "attention": self.scale}
+        for name, value in values.items():
+            bounded(f"rope: {name}", value, *BOUNDS[name])
         if self.kind in ("yarn", "llama3") and self.turns[0] >= self.turns[1]:
             raise ValueError(f"rope: low {self.turns[0]:g} must be below high {self.turns[1]:g}")
 

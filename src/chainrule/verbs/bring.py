@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from chainrule.artifact import Artifact, load_artifact
+from chainrule.artifact import QUANTISED, Artifact, load_artifact
 from chainrule.codecs.symbols import read_text
 from chainrule.codecs.text import BPECodec
 from chainrule.core.outline import unfilled
@@ -19,8 +18,10 @@ from chainrule.engine.quantize import blocks as packed_blocks
 from chainrule.engine.quantize import layout as packing
 from chainrule.files import new_folder, read_json, stream_tensors, write_json, write_text
 from chainrule.formats import gguf_model, hf, layout
+from chainrule.formats.gguf import GGUF
 from chainrule.formats.gguf_blocks import PLAIN
 from chainrule.formats.gguf_blocks import parts as parts_of
+from chainrule.formats.imported import Imported
 from chainrule.formats.tokens import from_gguf
 from chainrule.models.transformer import Transformer
 from chainrule.models.transformer_config import TransformerConfig
@@ -35,6 +36,7 @@ class Found:
     """A foreign model: its shape, its codec and where its tensors come from.
 
     Args:
+        where: the file or folder, for errors.
         read: the whole of a foreign tensor, as a run is to store it.
         types: what type that has.
         blocks: of a GGUF, the foreign matrices that stay as they are, and their kind.
@@ -43,6 +45,7 @@ class Found:
 
     source: str
     name: str
+    where: str
     config: TransformerConfig
     parts: layout.Layout
     facts: hf.Facts
@@ -74,9 +77,9 @@ def import_hf(
             f"{folder}: it has no tokenizer.json; write one where transformers is installed: "
             f'AutoTokenizer.from_pretrained("{folder}").save_pretrained("{folder}")'
         )
-    codec = BPECodec(read_text(tokenizer), facts.ends[0], str(tokenizer), config.space.size)
-    name = folder.resolve().name
-    found = Found("hf", name, config, parts, facts, codec, weights.tensor, weights.types)
+    codec = _codec(read_text(tokenizer), facts.ends[0], str(tokenizer), config, facts.adds_begin)
+    name, where = folder.resolve().name, str(folder)
+    found = Found("hf", name, where, config, parts, facts, codec, weights.tensor, weights.types)
     return _write(found, out, progress)
 
 
@@ -100,12 +103,12 @@ def import_gguf(
     """
     if widen is not None and widen not in _WIDE:
         raise ValueError(f"widen {widen!r} is not one of {', '.join(_WIDE)}")
-    file = gguf_model.opened(Path(path))
+    file = GGUF(Path(path))
     config, parts, facts = gguf_model.read(file)
     tokens = from_gguf(file.metadata, str(path))
-    codec = BPECodec(tokens.definition, tokens.eos, str(path), config.space.size)
-    ends = [codec.special(stop) for stop in tokens.stops]
-    facts = replace(facts, ends=[end for end in ends if end is not None] or facts.ends)
+    codec = _codec(tokens.definition, tokens.eos, str(path), config, tokens.adds_begin)
+    known = {text: i for i, text in enumerate(file.metadata["tokenizer.ggml.tokens"])}
+    facts = replace(facts, ends=[known[stop] for stop in tokens.stops])
     wide = _WIDE.get(widen or "", torch.bfloat16)
     types, blocks = {}, {}
     for name, entry in file.tensors.items():
@@ -125,8 +128,22 @@ def import_gguf(
         return Narrow(blocks[name], data, scale, entry.columns, minimum)
 
     name = Path(path).stem
-    found = Found("gguf", name, config, parts, facts, codec, read, types, blocks, packed)
+    found = Found("gguf", name, str(path), config, parts, facts, codec, read, types, blocks, packed)
     return _write(found, out, progress)
+
+
+def _codec(
+    definition: str, eos: str | int, where: str, config: TransformerConfig, begins: bool | None
+) -> BPECodec:
+    """The codec of a tokenizer.json, which then has others put the start symbol first or not."""
+    codec = BPECodec(definition, eos, where, config.space.size)
+    end = codec.space.eos
+    assert end is not None, "text has an end"
+    symbol = end if config.begin is None else config.begin
+    if begins is None or begins == hf.begins(codec.tokenizer_json(), symbol):
+        return codec
+    first = codec.spelling(symbol) if begins else None
+    return BPECodec(hf.beginning(definition, where, first, symbol), eos, where, config.space.size)
 
 
 _WIDE = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -135,17 +152,10 @@ _WIDE = {"f32": torch.float32, "bf16": torch.bfloat16}
 def _write(found: Found, out: str | Path | None, progress: Progress | None) -> Artifact:
     target = Path("runs") / found.name if out is None else Path(out)
     facts, codec = found.facts, found.codec
-    ends = [codec.spelling(symbol) for symbol in facts.ends]
-    said: dict[str, Any] = {
-        "from": found.source,
-        "name": found.name,
-        "architecture": facts.architecture,
-        "stops": [end for end in ends if end],
-    }
-    if facts.notes:
-        said["notes"] = facts.notes
+    stops = [text for end in facts.ends if (text := _spelled(codec, end))]
+    said = Imported(found.source, found.name, facts.architecture, facts.ends, stops, facts.notes)
     weights = _Weights(found, progress)
-    artifact = Artifact(weights.outline, codec, {"imported": said})
+    artifact = Artifact(weights.outline, codec, {"imported": said.to_dict()})
     with new_folder(target) as aside:
         stream_tensors(aside / "model.safetensors", weights.plan, weights.make)
         if facts.template is not None:
@@ -153,10 +163,18 @@ def _write(found: Found, out: str | Path | None, progress: Progress | None) -> A
         artifact.save_config(aside)
         if weights.kinds:
             config = read_json(aside / "config.json")
-            config |= {"format": 2, "precision": {"dtype": "gguf", "kinds": weights.kinds}}
+            config |= {"format": QUANTISED, "precision": {"dtype": "gguf", "kinds": weights.kinds}}
             write_json(aside / "config.json", config)
         write_text(aside / "README.md", _card(artifact, target.name, said))
+        load_artifact(aside)  # what could not be read again is not kept
     return load_artifact(target)
+
+
+def _spelled(codec: BPECodec, symbol: int) -> str:
+    """The text by which a symbol is known in what was generated."""
+    if symbol == codec.space.eos:
+        return codec.end
+    return codec.symbol_bytes()[symbol].decode("utf-8", "ignore")
 
 
 class _Weights:
@@ -197,12 +215,8 @@ class _Weights:
     def _read(self, ours: str) -> dict[str, Tensor]:
         parts = self.found.parts[ours]
         if ours not in self.kinds:
-            whole = layout.joined(parts, self.found.read)
-            if not torch.isfinite(whole.sum(dtype=torch.float64)):
-                raise ValueError(f"{self.found.name}: {parts[0].name}: values that are not finite")
-            return {ours: whole}
-        assert self.found.packed is not None
-        pieces = [(part, self.found.packed(part.name)) for part in parts]
+            return {ours: layout.joined(parts, self._plain)}
+        pieces = [(part, self._packed(part.name)) for part in parts]
         data, scale, minimum = (
             None if any(t is None for _, t in each) else torch.cat([p.ours(t) for p, t in each])
             for each in (
@@ -213,15 +227,31 @@ class _Weights:
         assert data is not None and scale is not None
         return packed_blocks(self.kinds[ours], data, scale, minimum).parts(ours)
 
+    def _plain(self, name: str) -> Tensor:
+        return self._finite(name, self.found.read(name))
 
-def _card(artifact: Artifact, name: str, said: Mapping[str, Any]) -> str:
+    def _packed(self, name: str) -> Narrow:
+        assert self.found.packed is not None
+        piece = self.found.packed(name)
+        for scales in (piece.scale, piece.minimum):
+            if scales is not None:
+                self._finite(name, scales)
+        return piece
+
+    def _finite(self, name: str, t: Tensor) -> Tensor:
+        if not torch.isfinite(t.sum(dtype=torch.float64)):
+            raise ValueError(f"{self.found.where}: tensor {name!r} has values that are not finite")
+        return t
+
+
+def _card(artifact: Artifact, name: str, said: Imported) -> str:
     lines = [
         f"# {name}",
         "",
-        f"A {inspect(artifact).headline}: `{said['name']}` ({said['architecture']}), imported "
+        f"A {inspect(artifact).headline}: `{said.name}` ({said.architecture}), imported "
         "by chainrule. Its licence is the one that it came with.",
         "",
-        *(f"- {note}" for note in said.get("notes", ())),
+        *(f"- {note}" for note in said.notes),
         "Use it:",
         "",
         "```",

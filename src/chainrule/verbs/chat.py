@@ -26,6 +26,10 @@ Message = Mapping[str, Any]  # "role", "content", and what else the template rea
 Template = ChatTemplate | str | Path | None  # itself, its file, or the model's own
 
 
+class Unanswerable(ValueError):
+    """Messages that the template, the codec or the context can't take; others may do."""
+
+
 @dataclass(frozen=True)
 class Reply:
     """What the model says next.
@@ -123,7 +127,8 @@ def chat_stream(
     """As ``chat``, piece by piece.
 
     Raises:
-        ValueError: as ``chat``, before the first piece is asked for.
+        ValueError: as ``chat``, before the first piece is asked for; ``Unanswerable`` where it is
+            the messages that are at fault.
     """
     asked, trimmed, prompt = _prompted(artifact, messages, length, template)
     given = _stopping(artifact, dict(settings))
@@ -163,7 +168,10 @@ def _prompted(
 
     def fits(begin: int) -> bool:
         kept = asked[:head] + asked[begin:]
-        prompts[begin] = encoded(artifact, written, kept)
+        try:
+            prompts[begin] = encoded(artifact, written, kept)
+        except ValueError as error:
+            raise Unanswerable(str(error)) from None
         return context is None or len(prompts[begin]) + length <= context
 
     begin = begins[0]
@@ -171,7 +179,7 @@ def _prompted(
         at = bisect_left(begins, True, lo=1, key=fits)
         if at == len(begins):
             fits(begins[-1])
-            raise ValueError(
+            raise Unanswerable(
                 f"the newest message takes {len(prompts[begins[-1]]):,} symbols and the reply up "
                 f"to {length:,}: the context has {context:,}; make one of them shorter (--length)"
             )

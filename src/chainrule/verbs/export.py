@@ -13,11 +13,13 @@ from torch import Tensor
 
 from chainrule.artifact import Artifact
 from chainrule.codecs.text import BPECodec
-from chainrule.files import new_folder, stream_tensors, write_text
-from chainrule.formats import gguf_model, hf_config, layout
+from chainrule.files import named, new_folder, stream_tensors, write_text
+from chainrule.formats import gguf_model, hf, hf_config, layout
 from chainrule.formats.gguf import write_gguf
+from chainrule.formats.gguf_blocks import BLOCKS
 from chainrule.formats.hf_config import dumps
-from chainrule.formats.tokens import to_gguf, to_hf
+from chainrule.formats.imported import Imported, imported
+from chainrule.formats.tokens import from_gguf, to_gguf, to_hf
 from chainrule.models.transformer import Transformer
 from chainrule.models.transformer_config import TransformerConfig
 from chainrule.training.shards import Progress
@@ -26,7 +28,6 @@ from chainrule.verbs.bring import TEMPLATE
 Kind = Literal["F32", "BF16", "F16", "Q8_0", "Q4_0"]
 KINDS: tuple[str, ...] = get_args(Kind)
 _FILE_TYPE = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "BF16": 32}
-_BLOCKS = {"Q8_0": 32, "Q4_0": 32}
 
 
 @dataclass(frozen=True)
@@ -77,28 +78,60 @@ def export(
             f"a {artifact.kind} can't be exported: others know no such model; a transformer can "
             "(chainrule fit --model transformer, or gpt2)"
         )
-    notes = _left_out(config)
+    stem = named(artifact.path or Path("model"))
+    told = imported(artifact.recipe, f"{stem}: recipe")
+    architecture = hf_config.architecture_of(config, told.architecture)
+    windowed = to == "hf" and architecture == "MistralForCausalLM" and not config.sinks
+    notes = _left_out(config, windowed)
     config = replace(config, ahead=0, masked=False)
-    stem = artifact.path or Path("model")
+    tokens = _tokens(artifact, config, told)
     if to == "hf":
         target = stem.with_name(f"{stem.name}-hf") if out is None else Path(out)
-        return _to_hf(artifact, config, target, notes, progress)
+        return _to_hf(artifact, config, architecture, tokens, target, notes, progress)
     kind = kind or "F16"
     target = stem.with_name(f"{stem.name}-{kind}.gguf") if out is None else Path(out)
-    return _to_gguf(artifact, config, target, kind, notes, progress)
+    return _to_gguf(artifact, config, stem.name, tokens, target, kind, notes, progress)
 
 
-def _left_out(config: TransformerConfig) -> list[str]:
+def _left_out(config: TransformerConfig, windowed: bool) -> list[str]:
     notes = []
     if config.ahead:
         notes.append("the extra heads of strategy heads are left out")
     if config.masked:
         notes.append("what fills in blanks is left out")
-    if config.layout == "llama":
+    if config.layout == "llama" and not windowed:
         notes.append(
             f"made for {config.context:,} symbols: others do not slide beyond them as here"
         )
     return notes
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """What goes out beside the codec.
+
+    ``ends``: the symbols that end a turn, the end symbol first; ``stops``: those that are tokens,
+    by name; ``adds_begin``: others put the start symbol before every text.
+    """
+
+    template: str | None
+    ends: list[int]
+    stops: list[str]
+    adds_begin: bool
+
+
+def _tokens(artifact: Artifact, config: TransformerConfig, told: Imported) -> _Tokens:
+    template, codec, eos = _template(artifact), artifact.codec, config.space.eos
+    assert eos is not None, "text has an end"
+    if not isinstance(codec, BPECodec):
+        return _Tokens(template, [eos], [], False)
+    known = [codec.special(stop) for stop in told.stops]  # a run from before it kept ends
+    further = told.ends or [symbol for symbol in known if symbol is not None]
+    ends = list(dict.fromkeys([eos, *(e for e in further if e < len(codec.symbol_bytes()))]))
+    spelled = [codec.spelling(end) for end in ends]
+    begin = eos if config.begin is None else config.begin
+    adds = hf.begins(codec.tokenizer_json(), begin)
+    return _Tokens(template, ends, [text for text in spelled if text is not None], adds)
 
 
 class _Tensors:
@@ -144,32 +177,26 @@ class _Tensors:
 def _to_hf(
     artifact: Artifact,
     config: TransformerConfig,
+    architecture: str,
+    told: _Tokens,
     target: Path,
     notes: list[str],
     progress: Progress | None,
 ) -> Exported:
-    imported = artifact.recipe.get("imported", {})
-    architecture = hf_config.architecture_of(config, imported.get("architecture"))
-    parts = layout.hf(config)
-    if architecture == "GPT2LMHeadModel":
-        parts = layout.prefixed(parts, "transformer.")
-    tensors = _Tensors(artifact, parts, progress)
+    tensors = _Tensors(artifact, layout.hf(config), progress)
     plan = {name: (tensors.types[name], shape) for name, shape in tensors.shapes.items()}
     settings = hf_config.config_json(config, architecture, _common(tensors.types))
-    template = _template(artifact)
-    codec, ends = artifact.codec, []
-    if isinstance(codec, BPECodec):
-        ends = [codec.special(end) for end in imported.get("stops", ())]
-    tokens = to_hf(codec, template, config.begin, config.context)
-    both = {"bos_token_id": settings["bos_token_id"], "eos_token_id": ends or config.space.eos}
+    tokens = to_hf(artifact.codec, told.template, config.begin, config.context, told.adds_begin)
+    ends = told.ends if len(told.ends) > 1 else config.space.eos
+    both = {"bos_token_id": settings["bos_token_id"], "eos_token_id": ends}
     with new_folder(target) as aside:
         stream_tensors(aside / "model.safetensors", plan, tensors.whole)
         write_text(aside / "config.json", dumps(settings))
         write_text(aside / "generation_config.json", dumps(both))
         write_text(aside / "tokenizer.json", tokens.definition)
         write_text(aside / "tokenizer_config.json", dumps(tokens.config))
-        if template is not None:
-            write_text(aside / TEMPLATE, template)
+        if told.template is not None:
+            write_text(aside / TEMPLATE, told.template)
     size = sum(p.stat().st_size for p in target.iterdir())
     return Exported(str(target), "hf", architecture, _count(tensors), size, notes)
 
@@ -177,6 +204,8 @@ def _to_hf(
 def _to_gguf(
     artifact: Artifact,
     config: TransformerConfig,
+    name: str,
+    told: _Tokens,
     target: Path,
     kind: str,
     notes: list[str],
@@ -184,9 +213,9 @@ def _to_gguf(
 ) -> Exported:
     if target.exists():
         raise ValueError(f"{target} exists: choose another -o")
-    name = target.stem if artifact.path is None else artifact.path.name
     arch, facts = gguf_model.facts_of(config, name, _FILE_TYPE[kind])
-    facts |= to_gguf(artifact.codec, _template(artifact), config.begin)
+    facts |= to_gguf(artifact.codec, told.template, config.begin, told.adds_begin)
+    notes = [*notes, *_further_ends(facts, told.stops)]
     tensors = _Tensors(artifact, layout.gguf(config, arch in gguf_model.PAIRED), progress)
     plan: list[tuple[str, tuple[int, ...], Any, Any]] = []
     wider: set[int] = set()
@@ -194,7 +223,7 @@ def _to_gguf(
         own = kind
         if len(shape) == 1 or each == "position_embd.weight":
             own = "F32"
-        elif kind in _BLOCKS and shape[1] % _BLOCKS[kind]:
+        elif shape[1] % BLOCKS[kind][0]:
             own = "F16"
             wider.add(shape[1])
         elif kind == "Q4_0" and each in ("token_embd.weight", "output.weight"):
@@ -209,6 +238,17 @@ def _to_gguf(
     write_gguf(target, facts, plan)
     size = target.stat().st_size
     return Exported(str(target), f"gguf {kind}", arch, _count(tensors), size, notes)
+
+
+def _further_ends(facts: dict[str, Any], stops: list[str]) -> list[str]:
+    """Name what ends a turn where llama.cpp does not know it by itself; notes on what is left."""
+    if len(stops) < 2:
+        return []
+    found, texts = from_gguf(facts, "").stops, facts["tokenizer.ggml.tokens"]
+    missing = [stop for stop in stops if stop not in found]
+    for key, stop in zip(("eot_token_id", "eom_token_id"), missing, strict=False):
+        facts[f"tokenizer.ggml.{key}"] = texts.index(stop)
+    return [f"a GGUF has no place for a further end of a turn: {stop}" for stop in missing[2:]]
 
 
 def _count(tensors: _Tensors) -> int:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from chainrule.artifact import Artifact, load_artifact
-from chainrule.files import new_folder, read_json, stream_tensors, write_json
+from chainrule.artifact import PLAIN, Artifact, load_artifact
+from chainrule.files import named, new_folder, read_json, stream_tensors, write_json
 from chainrule.formats.adapter import WEIGHTS
 
 _LEFT = (WEIGHTS, "config.json", "checkpoints")  # not copied
@@ -26,6 +26,9 @@ def merge(artifact: Artifact, out: str | Path | None = None) -> Artifact:
     folder, merged = artifact.path, artifact.merged
     if merged is None or folder is None:
         raise ValueError(f"{folder} is a whole run already: only an adapter can be merged")
+    folder, config = named(folder), read_json(folder / "config.json")
+    if config.pop("adapter", None) is None:
+        raise ValueError(f"{folder} is the base: save the adapter before it is merged")
     target = folder.with_name(f"{folder.name}-merged") if out is None else Path(out)
     plan = {name: (torch.float32, shape) for name, shape in merged.shapes.items()}
     with new_folder(target) as aside:
@@ -33,7 +36,5 @@ def merge(artifact: Artifact, out: str | Path | None = None) -> Artifact:
             if part.is_file() and part.name not in _LEFT and not part.name.startswith("."):
                 shutil.copy2(part, aside / part.name)
         stream_tensors(aside / "model.safetensors", plan, lambda name: merged.tensor(name).float())
-        config = {**read_json(folder / "config.json"), "format": 1}
-        del config["adapter"]
-        write_json(aside / "config.json", config)
+        write_json(aside / "config.json", {**config, "format": PLAIN})
     return load_artifact(target)

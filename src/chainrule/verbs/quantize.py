@@ -17,6 +17,7 @@ from chainrule.engine.program import Program
 from chainrule.engine.quantize import DTYPES, GROUP, DType, Narrow, narrow
 from chainrule.files import (
     TensorFile,
+    named,
     new_folder,
     read_json,
     write_json,
@@ -103,7 +104,7 @@ def quantize(
     below, part = artifact.base.path, artifact.path
     if part is None or below is None or not (below / "model.safetensors").exists():
         raise ValueError("only a run that stands in a folder can be quantised")
-    folder, adapts = part, artifact.merged is not None
+    folder, adapts = named(part), artifact.merged is not None
     own = load_artifact(folder, artifact.base if adapts else None)
     if own.precision is not None:
         raise ValueError(

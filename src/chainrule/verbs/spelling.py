@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from chainrule.codecs.text import TextCodec
 from chainrule.core.model import SequenceModel
 from chainrule.core.state import State
+from chainrule.engine.backend import Compiled
 
 LONGEST = 64  # bytes of a spelling behind what was typed
 SPELLINGS = 1024  # that a search follows at most
 _FIRST = 128  # symbols that are put in order at first
 # Letters, digits, apostrophes, and every byte of a character beyond ASCII.
 _WORD = re.compile(rb"[0-9A-Za-z'\x80-\xff]+")
+_LETTERS = b"".join(_WORD.findall(bytes(range(256))))
 
 Path = tuple[int, ...]
 Ids = NDArray[np.int64]
@@ -36,10 +38,7 @@ _Heap = list[tuple[float, Path, "_Spelling | None", bytes | bool, Ids, int]]
 
 def letters_from(text: bytes) -> int:
     """Where the letters that ``text`` ends with begin."""
-    start = len(text)
-    while start > 0 and _WORD.match(text, start - 1):
-        start -= 1
-    return start
+    return len(text.rstrip(_LETTERS))
 
 
 class Alphabet:
@@ -59,13 +58,15 @@ class Alphabet:
         if codec.space.eos is not None:
             ends.add(codec.space.eos)
         self.goes, self.ends, self.any = _ids(starts), _ids(ends), _ids(spells)
-        self.single = codec.name == "chars" or max(map(len, self.table)) <= 1
+        self._longest = max(map(len, self.table))
+        self.single = codec.name == "chars" or self._longest <= 1
         self._order = sorted(spells, key=self.table.__getitem__)
         self._sorted = [self.table[i] for i in self._order]
 
     def fitting(self, rest: bytes) -> tuple[Ids, Ids]:
         """Symbols that reproduce a part of ``rest``, and those that reproduce it all."""
-        part = (self._between(rest[:n], rest[:n] + b"\0") for n in range(1, len(rest)))
+        most = min(len(rest) - 1, self._longest)
+        part = (self._between(rest[:n], rest[:n] + b"\0") for n in range(1, most + 1))
         after = rest[:-1] + bytes([rest[-1] + 1])  # UTF-8 has no byte 255
         return _ids(chain.from_iterable(part)), _ids(self._between(rest, after))
 
@@ -114,7 +115,7 @@ def _likeliest(law: NDArray[np.float64], ids: Ids, count: int) -> Ids:
     if count < len(p):
         kept = p >= np.partition(p, -count)[-count]
         ids, p = ids[kept], p[kept]
-    ranked: Ids = ids[np.argsort(-p, kind="stable")]
+    ranked: Ids = ids[(-p).argsort(kind="stable")]
     return ranked
 
 
@@ -127,6 +128,7 @@ class Spellings:
 
     def __init__(self, model: SequenceModel, alphabet: Alphabet, root: State) -> None:
         self._model, self._alphabet = model, alphabet
+        self._walk = model.walk(root) if isinstance(model, Compiled) else None
         # States along the path that was followed last: to go on costs one symbol.
         self._live: list[tuple[Path, State]] = [((), root)]
         self._known: dict[Path, _Spelling] = {(): _Spelling((), 0.0, b"")}
@@ -199,6 +201,8 @@ class Spellings:
 
     def _law(self, each: _Spelling) -> NDArray[np.float64]:
         """p(next | root, path) in nats [V]."""
+        if each.law is None and self._walk is not None:
+            each.law = self._walk.law(each.path)
         if each.law is None:
             live, path = self._live, each.path
             while path[: len(live[-1][0])] != live[-1][0]:
