@@ -21,9 +21,10 @@ from bench.engine_peers import FOLDER, OURS, REAL, compare, prepared
 from chainrule.artifact import load_artifact
 from chainrule.verbs.bring import import_gguf
 from chainrule.verbs.export import export
+from chainrule.verbs.quantize import quantize
 
 PLACES = 16  # of the text, whose next-symbol laws are compared
-ALICE = Path("src/chainrule/assets/alice.txt")
+ALICE, HAMLET = Path("src/chainrule/assets/alice.txt"), Path("bench/hamlet.txt")
 TASKS: dict[str, dict[str, Any]] = {
     "batch 1": {"task": "decode", "batch": 1, "prompt": 4, "length": 64},
 }
@@ -78,7 +79,10 @@ def prepare(gguf: Path, folder: Path) -> None:
 def loading(folder: Path) -> dict[str, Any]:
     """Seconds from a folder to the first symbol drawn, files in the cache: median of five."""
     out, rows = {}, []
-    for name, dtype in (("run", "bf16"), ("run", "int8"), ("run", "q4"), ("run-gguf", "gguf")):
+    if not (folder / "run-q4").exists():
+        quantize(load_artifact(folder / "run"), "q4", folder / "run-q4", text=HAMLET)
+    ways = (("run", "bf16"), ("run", "int8"), ("run", "q4"), ("run-q4", "q4"), ("run-gguf", "gguf"))
+    for name, dtype in ways:
         found = []
         for _ in range(6):
             since = time.perf_counter()

@@ -33,7 +33,7 @@ from chainrule.files import (
     write_tensors,
 )
 from chainrule.formats.adapter import Merged, Reference, find_base, matrices, read_adapter
-from chainrule.formats.imported import imported
+from chainrule.formats.imported import imported, instead
 from chainrule.nn.lora import LoRA
 
 PLAIN, QUANTISED, FORMAT = 1, 2, 3  # floats, quantised weights, an adapter
@@ -366,17 +366,17 @@ def read_config(folder: Path) -> dict[str, Any]:
         ValueError: not a fitted artifact, or a newer format.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; make one with chainrule fit DATA -o {folder}")
+        usual = f"no such folder; make one with chainrule fit DATA -o {folder}"
+        raise ValueError(f"{folder}: {instead(folder, usual)}")
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder}: not a fitted artifact (it has no config.json)")
     path = folder / "config.json"
     config = read_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("format"), int):
-        raise ValueError(f"{path}: not a chainrule config (no format number)")
-    if config["format"] > FORMAT:
-        raise ValueError(
-            f"{folder} has format {config['format']}, this chainrule reads {FORMAT}: upgrade it"
-        )
+        usual = "not a chainrule config (no format number)"
+        raise ValueError(f"{path}: {instead(folder, usual)}")
+    if (number := config["format"]) > FORMAT:
+        raise ValueError(f"{folder} has format {number}, this chainrule reads {FORMAT}: upgrade it")
     known = {"format", "model", "codec", "recipe", "results", "baseline", "precision", "adapter"}
     for key in config:
         if key not in known:

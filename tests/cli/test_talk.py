@@ -76,8 +76,32 @@ def test_a_terminal_asks_until_ctrl_d(monkeypatch, capsys):
             return True
 
     monkeypatch.setattr(sys, "stdin", Terminal(" hello \n\n/reset\n"))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert list(talk._lines()) == ["hello", "/reset"]
     assert capsys.readouterr().out.count("you> ") == 4
+
+
+def test_ctrl_c_drops_a_line_and_no_more(monkeypatch):
+    """Pressed just as a reply has ended, it costs no conversation."""
+    typed = iter([KeyboardInterrupt, "hello", EOFError])
+
+    def line(prompt):
+        found = next(typed)
+        if isinstance(found, str):
+            return found
+        raise found
+
+    monkeypatch.setattr("builtins.input", line)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    assert list(talk._lines()) == ["hello"]
+
+
+def test_commands_are_no_messages(command, run, template):
+    words = ("chat", run, "--template", template, *SMALL)
+    found = command(*words, stdin=b"/help\n/usr/bin is\n/quit\nThe cat\n")
+    assert found.code == 2
+    assert "no command /help; there are /reset, /system TEXT and /quit" in found.err
+    assert found.out == command(*words, stdin=b"/usr/bin is\n").out
 
 
 @pytest.mark.parametrize(
@@ -89,6 +113,7 @@ def test_a_terminal_asks_until_ctrl_d(monkeypatch, capsys):
         (("--template", "T", "--json"), b"[", "standard input: not JSON"),
         (("--template", "T", "--json"), b"[]", "not empty"),
         (("--template", "T", "--json"), b'["x"]', "message 1 must be"),
+        (("--template", "T", "--json"), b'[{"role": "user"}]', "message 1: its content must be"),
         (("--template", "T", "--length", "0"), b"hi\n", "length"),
         (("--template", "T", "--temperature", "nan"), b"hi\n", "temperature"),
         (("--template", "T"), b"\xff\n", "byte 0xFF at offset 0 is not UTF-8"),

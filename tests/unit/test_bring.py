@@ -281,3 +281,33 @@ def test_learned_positions_have_no_stretch(tmp_path: Path):
 def test_a_space_for_every_symbol():
     with pytest.raises(ValueError, match="begin must be"):
         TransformerConfig(Space("finite", 4, eos=1), begin=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("m.gguf", b"GGUF\3\0\0\0", "a GGUF file: chainrule import gguf"),
+        ("pytorch_model.bin", b"PK\3\4rest", "a pickle, which runs whatever code"),
+        ("notes.txt", b"hello", "a file, where a folder is needed"),
+    ],
+)
+def test_a_file_where_a_folder_is_needed(tmp_path, name, content, told):
+    path = tmp_path / name
+    path.write_bytes(content)
+    for read in (load_artifact, import_hf):
+        with pytest.raises(ValueError, match=told) as error:
+            read(path)
+        assert str(path) in str(error.value)
+
+
+def test_a_folder_of_the_other_kind(tmp_path):
+    checkpoint, run = tmp_path / "hf", tmp_path / "run"
+    for folder, config in ((checkpoint, {"model_type": "llama"}), (run, {"format": 1})):
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config | {"recipe": {}}))
+    with pytest.raises(ValueError, match="a Hugging Face checkpoint: chainrule import hf"):
+        load_artifact(checkpoint)
+    with pytest.raises(ValueError, match="a run already"):
+        import_hf(run)
+    with pytest.raises(ValueError, match="a run already"):
+        import_gguf(run)

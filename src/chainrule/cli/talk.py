@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,8 @@ from chainrule.verbs.printing import aside, print_json, stdin
 
 if TYPE_CHECKING:
     from chainrule.verbs.chat import ChatStream
+
+_COMMANDS = "/reset, /system TEXT and /quit"
 
 
 def chat(
@@ -56,10 +60,19 @@ def chat(
     messages, refused = list(first), False
     for line in _lines():
         command, _, rest = line.partition(" ")
+        if command == "/quit":
+            break
         if command in ("/reset", "/system"):
             if command == "/system":
                 first = [{"role": "system", "content": rest}] if rest else []
             messages = list(first)
+            aside.print(
+                "a new conversation" + " with this system message" * bool(rest), style="dim"
+            )
+            continue
+        if re.fullmatch(r"/[A-Za-z]+", command):
+            sys.stderr.write(f"error: no command {command}; there are {_COMMANDS}\n")
+            refused = True
             continue
         asked = [*messages, {"role": "user", "content": line}]
         try:
@@ -88,12 +101,20 @@ def _lines() -> Iterator[str]:
     from chainrule.codecs.symbols import as_text
 
     terminal = sys.stdin.isatty()
+    prompt = "you> " if sys.stdout.isatty() else ""
     if terminal:
-        aside.print("/reset, /system TEXT; Ctrl-C stops a reply, Ctrl-D ends", style="dim")
+        with contextlib.suppress(ImportError):  # not everywhere; it edits what input() reads
+            import readline  # noqa: F401
+        aside.print(f"{_COMMANDS}; Ctrl-C stops a reply, Ctrl-D ends", style="dim")
     while True:
         try:
-            line = input("you> ") if terminal else as_text(sys.stdin.buffer.readline())
-        except (EOFError, KeyboardInterrupt):
+            line = input(prompt) if terminal else as_text(sys.stdin.buffer.readline())
+        except KeyboardInterrupt:  # what was typed is dropped
+            sys.stdout.write("\n")
+            if not terminal:
+                return
+            continue
+        except EOFError:
             sys.stdout.write("\n")
             return
         if not line and not terminal:

@@ -175,6 +175,8 @@ def find_base(folder: Path, reference: Reference, given: Path | None) -> Path:
         places = [given]
     # pathlib's own is_file raises where a name is too long for the system.
     there = [place for place in places if os.path.isfile(place / "model.safetensors")]
+    if not there and given is not None and given.is_dir():
+        raise ValueError(f"{given} has no model.safetensors: the base of an adapter is a whole run")
     if not there:
         raise ValueError(
             f"{folder} is an adapter, and {places[0]}, the run that it adapts, is not there: "

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from chainrule.files import HEADER_LIMIT, replacing
 from chainrule.formats.gguf_blocks import FOREIGN, KINDS, PLAIN, Kind, pack, row_bytes, wide
+from chainrule.formats.imported import instead
 
 _MAGIC = b"GGUF"
 _ALIGNMENT = 32  # bytes, where the file doesn't say
@@ -73,7 +74,7 @@ class GGUF:
     def __init__(self, path: Path) -> None:
         self.path = path
         if not os.path.isfile(path):  # pathlib's raises where a name is too long
-            raise ValueError(f"{path}: no such file")
+            raise ValueError(f"{path}: {instead(path, 'no such file')}")
         with path.open("rb", buffering=2**20) as file:
             header = _Header(path, file)
             num_tensors, num_keys = header.counts()

@@ -21,6 +21,7 @@ from chainrule.files import TensorFile
 from chainrule.formats import layout
 from chainrule.formats.given import Given
 from chainrule.formats.hf_config import CLASSES, read_config
+from chainrule.formats.imported import instead
 from chainrule.models.transformer import Transformer
 from chainrule.models.transformer_config import TransformerConfig
 
@@ -74,14 +75,17 @@ def read(folder: Path) -> tuple[TransformerConfig, layout.Layout, Weights, Facts
             isn't had here, or files that contradict each other.
     """
     if not os.path.isdir(folder):  # pathlib's raises where a name is too long
-        raise ValueError(
-            f"{folder}: no such folder; nothing is downloaded here: fetch it first, "
+        usual = (
+            "no such folder; nothing is downloaded here: fetch it first, "
             f"as with: hf download {folder} --local-dir FOLDER"
         )
+        raise ValueError(f"{folder}: {instead(folder, usual)}")
     path = folder / "config.json"
     if not path.exists():
         raise ValueError(f"{folder}: not a Hugging Face checkpoint (it has no config.json)")
     given = Given(read_json(path), str(path))
+    if given.has("format") and given.has("recipe"):
+        raise ValueError(f"{folder}: {instead(folder, '')}")
     config, facts = _config(given, folder)
     weights = Weights(folder)
     names = layout.hf(config, bare="transformer.wte.weight" not in weights.shapes)

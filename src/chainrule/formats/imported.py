@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from chainrule.codecs.symbols import LARGEST
@@ -50,3 +52,46 @@ def imported(recipe: Mapping[str, Any], where: str) -> Imported:
         given.texts("stops"),
         given.texts("notes"),
     )
+
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+def instead(path: Path, usual: str) -> str:
+    """What stands here in place of what was asked for, and what takes it; if unknown, ``usual``."""
+    try:
+        if path.is_dir():
+            return _folder(path) or usual
+        with path.open("rb") as file:
+            begins = file.read(4)
+    except OSError:
+        return usual
+    if begins == b"GGUF":
+        return f"a GGUF file: chainrule import gguf {path} makes a run of it"
+    if path.suffix in PICKLES or begins.startswith((b"\x80", b"PK\3\4")):
+        return (
+            "a pickle, which runs whatever code it holds when it is read, so it is never opened "
+            "here: write the weights as safetensors where you trust it"
+        )
+    return "a file, where a folder is needed"
+
+
+def _folder(path: Path) -> str | None:
+    try:
+        config = json.loads((path / "config.json").read_bytes()[: 2**20])
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(config, dict):
+        return None
+    if "format" in config and "recipe" in config:
+        return "a run already"
+    if "model_type" in config or "architectures" in config:
+        return f"a Hugging Face checkpoint: chainrule import hf {path} makes a run of it"
+    return None
+
+
+def whole(precision: str) -> str:
+    """Where the weights are that a narrow run was made of."""
+    if precision == "gguf":
+        return "import the file once more, with --widen f32"
+    return "take the run that it was made of"

@@ -83,7 +83,7 @@ def parse(text: str, context: int) -> Scaling:
     Raises:
         ValueError: another form, an unknown kind, or a factor out of bounds.
     """
-    kind, colon, factor = text.partition(":")
+    kind, colon, factor = str(text).partition(":")
     known = next((k for k in get_args(Kind) if k == kind), None)
     try:
         if known is None or not colon:

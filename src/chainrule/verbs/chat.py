@@ -226,6 +226,9 @@ def _checked(messages: str | Sequence[Message]) -> list[dict[str, Any]]:
     for i, message in enumerate(given):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise ValueError(f'message {i + 1} must be {{"role": …, "content": …}}')
+        calls = "tool_calls" in message and message.get("content") is None
+        if not calls and not isinstance(message.get("content"), str):
+            raise ValueError(f"message {i + 1}: its content must be text")
     return [dict(m) for m in given]
 
 

@@ -25,6 +25,7 @@ from chainrule.files import (
     write_text,
 )
 from chainrule.formats.adapter import WEIGHTS, Merged
+from chainrule.formats.imported import whole
 from chainrule.training.shards import Progress, SymbolArray
 from chainrule.verbs.tune import held_out_bits, held_out_of
 
@@ -108,7 +109,7 @@ def quantize(
     own = load_artifact(folder, artifact.base if adapts else None)
     if own.precision is not None:
         raise ValueError(
-            f"{folder} is quantised already, to {own.precision}: take the run that it was made of"
+            f"{folder} is quantised already, to {own.precision}: {whole(str(own.precision))}"
         )
     program: Any = own.outline.lower()
     if not isinstance(program, Program) or not kept_as(program, dtype):

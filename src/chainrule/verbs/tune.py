@@ -14,6 +14,7 @@ from chainrule.core.config import from_dict, to_dict
 from chainrule.core.model import SequenceModel
 from chainrule.files import digest, load_into, read_tensors, write_text
 from chainrule.formats.adapter import matrices
+from chainrule.formats.imported import whole
 from chainrule.nn.lora import LoRA
 from chainrule.training.data import Corpus, cache_folder, collect, prepare
 from chainrule.training.scoring import affordable, log_probs
@@ -132,7 +133,7 @@ class Base:
         elif self.artifact.precision is not None:
             raise ValueError(
                 f"{self.path} is quantised to {self.artifact.precision} and can't go on learning: "
-                "start from the run that it was made of, or give --adapter lora"
+                f"{whole(str(self.artifact.precision))}, or give --adapter lora"
             )
         if not self.artifact.model.by_gradient:
             raise ValueError(
