@@ -294,8 +294,12 @@ def _draw(found: Passkey) -> Any:
     for p in found.places:
         row, column = depths.index(p.depth), lengths.index(p.length)
         margin[row, column] = p.margin
-        axis.text(column, row, f"{100 * p.found:.0f} %", ha="center", va="center", fontsize=9)
     high = max(1.0, float(np.abs(margin).max()))
+    for p in found.places:
+        at = lengths.index(p.length), depths.index(p.depth)
+        ink = "white" if abs(p.margin) > 0.6 * high else "black"
+        found_here = f"{100 * p.found:.0f} %"
+        axis.text(*at, found_here, ha="center", va="center", fontsize=9, color=ink)
     shown = axis.imshow(margin, cmap="RdYlGn", vmin=-high, vmax=high, aspect="auto")
     figure.colorbar(shown, label="bits: a wrong key's less the key's")
     axis.set_xticks(range(len(lengths)), [f"{n:,}" for n in lengths])

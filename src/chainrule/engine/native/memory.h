@@ -30,13 +30,15 @@ class ChainruleMemory {
   ChainruleMemory(const ChainruleMemory&) = delete;
   ChainruleMemory& operator=(const ChainruleMemory&) = delete;
 
-  // What lies behind isn't used any more.
+  // What lies behind isn't used any more. Only of huge pages: the system takes whole ones back, and
+  // what is less than one may share it with others.
   void end_at(std::size_t bytes) {
-    const std::size_t page = 4096, first = (bytes + page - 1) / page * page;
+    if (bytes_ < kHuge) return;
+    const std::size_t first = (bytes + kHuge - 1) / kHuge * kHuge;
 #if defined(__linux__)
     if (first < bytes_) madvise(data_ + first, bytes_ - first, MADV_DONTNEED);
 #endif
-    bytes_ = first < bytes_ ? first : bytes_;
+    if (first < bytes_) bytes_ = first;
   }
 
   unsigned char* data() const { return data_; }
