@@ -5,7 +5,6 @@ Shapes: B rows, L symbols in a call, V alphabet size, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,25 +16,14 @@ from chainrule.core.space import Space
 from chainrule.engine import build
 from chainrule.engine.compiled import Compiled
 from chainrule.models.transformer import Transformer, TransformerConfig
+from tests.unit import test_engine_2 as others
 
 compiled: Any = native._native
 pytestmark = pytest.mark.skipif(compiled is None, reason="installed without a compiler")
 
-SETS = ("portable", "avx2", "avx512")
+kernels = others.kernels  # every instruction set
 SIZE = 183  # 12 blocks, the last not full
 NEVER = 2**60
-
-
-@pytest.fixture(autouse=True, params=SETS)
-def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
-    """One instruction set, and the one that was used before."""
-    used = compiled.chainrule_used()
-    try:
-        compiled.chainrule_use(request.param)
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    compiled.chainrule_use(used)
 
 
 def model(odd: float) -> Transformer:
