@@ -97,6 +97,13 @@ def test_what_gains_nothing_stays(monkeypatch: pytest.MonkeyPatch):
     assert torch.equal(law(plain, x), law(tight, x))
 
 
+def test_only_before_it_runs():
+    engine = Compiled(model(0.0), dtype="bf16")
+    law(engine, torch.arange(3)[None])
+    with pytest.raises(ValueError, match="has run already"):
+        engine._machine.tighten(0)
+
+
 def test_what_a_cache_holds_stays(monkeypatch: pytest.MonkeyPatch):
     """It is quicker as it is."""
     made = model(0.0)

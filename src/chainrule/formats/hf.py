@@ -21,11 +21,10 @@ from chainrule.files import TensorFile
 from chainrule.formats import layout
 from chainrule.formats.given import Given
 from chainrule.formats.hf_config import CLASSES, read_config
-from chainrule.formats.imported import instead
+from chainrule.formats.imported import PICKLES, instead
 from chainrule.models.transformer import Transformer
 from chainrule.models.transformer_config import TransformerConfig
 
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -128,8 +127,8 @@ def _files(folder: Path) -> list[TensorFile]:
     whole = folder / "model.safetensors"
     if whole.exists():
         return [TensorFile(whole)]
-    for pattern in _PICKLES:
-        for path in sorted(folder.glob(pattern)):
+    for suffix in PICKLES:
+        for path in sorted(folder.glob(f"*{suffix}")):
             raise ValueError(
                 f"{path}: a pickle, which runs whatever code it holds when it is read, so it is "
                 "not read here; take the model's safetensors, or write them where you trust it: "

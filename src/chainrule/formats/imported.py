@@ -78,7 +78,8 @@ def instead(path: Path, usual: str) -> str:
 
 def _folder(path: Path) -> str | None:
     try:
-        config = json.loads((path / "config.json").read_bytes()[: 2**20])
+        with (path / "config.json").open("rb") as file:
+            config = json.loads(file.read(2**20))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(config, dict):

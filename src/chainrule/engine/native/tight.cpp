@@ -79,6 +79,7 @@ std::size_t ChainruleMachine::tightened(ChainruleWeight& w, unsigned char* to) c
 }
 
 void ChainruleMachine::tighten(std::int64_t bytes) {
+  if (room_) refuse("weight", "it has run already");
   std::int64_t wide = 0;
   for (const auto& w : weights_) {
     if (w->data && w->matrix.type == ChainruleType::bf16) wide += static_cast<std::int64_t>(w->bytes);
