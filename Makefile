@@ -51,7 +51,8 @@ docs: $(STAMP) ## the reference, from docstrings, into build/docs
 clean: ## remove what was built, .venv included
 	rm -rf .venv build dist
 
-$(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/chainrule/engine/native/*)
+$(STAMP): pyproject.toml constraints.txt CMakeLists.txt \
+  $(wildcard src/chainrule/engine/native/* src/chainrule/series/native/*)
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "No '$(PYTHON)' here. Install Python 3.11 or later, or say which: make PYTHON=/path/to/python"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -34,6 +34,14 @@ NAMES = (
     "smollm2",
     "smollm2_bits",
     "smollm2_parity",
+    "series_accuracy",
+    "series_ar",
+    "series_arima",
+    "series_smoothing",
+    "series_regression",
+    "series_neural",
+    "series_robust",
+    "series_million",
 )
 
 

@@ -1,25 +1,37 @@
 """Write the outputs and the pictures that the pages show, from real runs.
 
 `.venv/bin/python -m docs.outputs` rewrites the blocks whose fence says `text` and a name. The book
-is *Alice's Adventures in Wonderland* without its last chapter, which is the test. Two parts, which
-can be named to make one alone: `tour` fits for two minutes; `strategies` fits for eleven, and
-then measures for a few, which wants an idle machine. A folder named behind the part is kept and
-used again: `book.txt`, `test.txt` and runs that are in it are taken as they are.
+is *Alice's Adventures in Wonderland* without its last chapter, which is the test. Three parts,
+which can be named to make one alone: `tour` fits for two minutes; `strategies` fits for eleven, and
+then measures for a few, which wants an idle machine; `series` runs the pages on forecasting from
+top to bottom, a minute or two, and pictures the report if there is a Chromium. A folder named
+behind the part is kept and used again: `book.txt`, `test.txt` and runs that are in it are taken as
+they are.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/fit-your-text.md", "docs/choose-a-strategy.md")
+SERIES = ("docs/forecast.md", "docs/backtest.md")
+PAGES = ("README.md", "docs/fit-your-text.md", "docs/choose-a-strategy.md", *SERIES)
+DATA = ("seattle-weather.csv", "exchange-rates.csv")  # of the pages on forecasting
+PICTURES = ("weather.png", "rates.png", "winter.png", "report.png")
 BLOCK = re.compile(r"(?<=^```text )(\w+)\n.*?(?=^```)", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TOUR = {
     "generate": 'generate runs/book "Alice was " --length 200 --temperature 0.7 --seed 3',
     "next": 'next runs/book "said the Mock Tur" -k 3',
@@ -73,6 +85,51 @@ def strategies(place: Path) -> dict[str, str]:
     return {"auto": run(AUTO, place)[1], "bench": table}
 
 
+def series(place: Path) -> dict[str, str]:
+    """What stands in a named block is what the block before it printed."""
+    for name in DATA:
+        shutil.copyfile(ROOT / "src/chainrule/assets" / name, place / name)
+    shutil.rmtree(place / "rates.forecaster", ignore_errors=True)
+    shown: dict[str, str] = {}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    wide = {**os.environ, "PATH": path, "COLUMNS": "110"}
+    for page in SERIES:
+        printed, names = "", {"__name__": page}
+        for info, body in FENCE.findall((ROOT / page).read_text(encoding="utf-8")):
+            language, _, name = info.partition(" ")
+            if language == "sh":
+                both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+                done = subprocess.run(body, shell=True, cwd=place, env=wide, check=True, **both)
+                printed = done.stdout
+            elif language == "python":
+                printed = executed(body, names, place)
+            elif name:
+                shown[name] = printed
+    photograph(place / "report.html", place / "report.png")
+    for name in PICTURES:
+        if (place / name).exists():
+            few = Image.open(place / name).convert("RGB").quantize(128)  # colours: a small file
+            few.save(ROOT / "docs/images" / name, optimize=True)
+    return shown
+
+
+def executed(block: str, names: dict[str, Any], place: Path) -> str:
+    """What a block of Python prints, run in a folder."""
+    out = io.StringIO()
+    with chdir(place), redirect_stdout(out):
+        exec(compile(block, "a page", "exec"), names)
+    return out.getvalue()
+
+
+def photograph(page: Path, picture: Path) -> None:
+    """The head of a web page, if there is a Chromium."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is not None:
+        command = [browser, "--headless", "--no-sandbox", "--hide-scrollbars"]
+        command += [f"--screenshot={picture}", "--window-size=1060,845", page.as_uri()]
+        subprocess.run(command, check=True, capture_output=True)
+
+
 def main(parts: list[str], place: Path) -> None:
     """Make every part, and put what was printed into the pages."""
     book = (ROOT / "src/chainrule/assets/alice.txt").read_text(encoding="utf-8")
@@ -84,7 +141,7 @@ def main(parts: list[str], place: Path) -> None:
     (ROOT / "docs/images").mkdir(exist_ok=True)
     shown: dict[str, str] = {}
     for part in parts:
-        shown |= {"tour": tour, "strategies": strategies}[part](place)
+        shown |= PARTS[part](place)
     for page in PAGES:
         path = ROOT / page
         text = path.read_text(encoding="utf-8")
@@ -92,8 +149,10 @@ def main(parts: list[str], place: Path) -> None:
         path.write_text(new, encoding="utf-8")
 
 
+PARTS = {"tour": tour, "strategies": strategies, "series": series}
+
 if __name__ == "__main__":
-    asked = sys.argv[1:2] or ["tour", "strategies"]
+    asked = sys.argv[1:2] or list(PARTS)
     if len(sys.argv) > 2:
         main(asked, Path(sys.argv[2]))
     else:

@@ -29,11 +29,15 @@ if TYPE_CHECKING:
     from chainrule.verbs.api import quantize as quantize
     from chainrule.verbs.api import score as score
     from chainrule.verbs.api import stream as stream
+    from chainrule.verbs.backtest import backtest as backtest
     from chainrule.verbs.doctor import doctor as doctor
     from chainrule.verbs.fitted import Fitted as Fitted
     from chainrule.verbs.fitted import load as load
+    from chainrule.verbs.forecast import forecast as forecast
+    from chainrule.verbs.forecaster import Forecaster as Forecaster
     from chainrule.verbs.generate import Sample as Sample
     from chainrule.verbs.score import Score as Score
+    from chainrule.verbs.series_check import series_check as series_check
 
 _HOME = {
     "fit": "api",
@@ -61,12 +65,18 @@ _HOME = {
     "Fitted": "fitted",
     "Sample": "generate",
     "Score": "score",
+    "Forecaster": "forecaster",
+    "forecast": "forecast",
+    "backtest": "backtest",
+    "series_check": "series_check",
 }
 __all__ = [
     "Fitted",
+    "Forecaster",
     "Sample",
     "Score",
     "__version__",
+    "backtest",
     "beam_search",
     "bench",
     "best_of",
@@ -77,6 +87,7 @@ __all__ = [
     "evaluate",
     "export",
     "fit",
+    "forecast",
     "generate",
     "import_gguf",
     "import_hf",
@@ -88,6 +99,7 @@ __all__ = [
     "next",
     "quantize",
     "score",
+    "series_check",
     "stream",
 ]
 __version__ = "0.1.0"

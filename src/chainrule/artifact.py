@@ -14,26 +14,19 @@ import torch
 from torch import Tensor
 
 from chainrule import registry
-from chainrule.codecs.text import TextCodec
+from chainrule.codecs.symbols import TextCodec
+from chainrule.core.codec import Codec
 from chainrule.core.config import from_dict, to_dict
 from chainrule.core.model import SequenceModel
 from chainrule.core.outline import on_meta as on_meta
 from chainrule.core.outline import unfilled as unfilled
 from chainrule.engine.backend import Choice, Compiled, choose
-from chainrule.engine.build import Rows, kept_as
-from chainrule.engine.program import Program, Weight
-from chainrule.engine.quantize import BLOCKS, DTYPES, DType, Narrow, Precision, layout
-from chainrule.files import (
-    TensorFile,
-    load_into,
-    match_shapes,
-    read_json,
-    read_tensors,
-    write_json,
-    write_tensors,
-)
+from chainrule.engine.build import Rows
+from chainrule.engine.quantize import BLOCKS, DTYPES, DType, Precision
+from chainrule.files import read_json, write_json, write_tensors
 from chainrule.formats.adapter import Merged, Reference, find_base, matrices, read_adapter
 from chainrule.formats.imported import imported, instead
+from chainrule.formats.stored import Stored, outlined
 from chainrule.nn.lora import LoRA
 
 PLAIN, QUANTISED, FORMAT = 1, 2, 3  # floats, quantised weights, an adapter
@@ -45,12 +38,13 @@ class Artifact:
 
     Args:
         outline: the model; while nobody has asked for ``model``, it may be on the meta device.
+        any_codec: of text, or of a series.
         recipe: how it was trained (JSON-able); results: held-out scores and the like.
         stored: where the weights of an outline are.
     """
 
     outline: SequenceModel
-    codec: TextCodec
+    any_codec: Codec
     recipe: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     baseline: SequenceModel | None = None  # an n-gram of the same training part
@@ -59,6 +53,18 @@ class Artifact:
     stored: Stored | None = None
     cache: str = "auto"  # of keys and values, where it runs in the engine: auto or int8
     engines: dict[tuple[DType, int, str], Compiled] = field(default_factory=dict)
+
+    @property
+    def codec(self) -> TextCodec:
+        """The codec, of a run that models text.
+
+        Raises:
+            ValueError: it models numbers.
+        """
+        if isinstance(self.any_codec, TextCodec):
+            return self.any_codec
+        where = self.path or "this run"
+        raise ValueError(f"{where} models numbers: that needs a run that models text")
 
     @property
     def model(self) -> SequenceModel:
@@ -140,11 +146,10 @@ class Artifact:
     def save_config(self, folder: Path) -> None:
         """Write config.json and the codec's files."""
         folder.mkdir(parents=True, exist_ok=True)
-        codec = next(k for k, cls in registry.CODECS.items() if type(self.codec) is cls)
         config = {
             "format": PLAIN,
             "model": {"kind": self.kind, **to_dict(self.model.config)},
-            "codec": {"kind": codec, **self.codec.save(folder)},
+            "codec": {"kind": registry.codec_name(self.any_codec), **self.any_codec.save(folder)},
             "recipe": self.recipe,
             "results": self.results,
             "baseline": None if self.baseline is None else to_dict(self.baseline.config),
@@ -165,48 +170,6 @@ class Artifact:
         """Write ngram.safetensors, where there is a baseline."""
         if self.baseline is not None:
             write_tensors(folder / "ngram.safetensors", self.baseline.state_dict())
-
-
-@dataclass(frozen=True, eq=False)
-class Stored:
-    """Weights in a file: floats, or, with ``dtype``, matrices that were quantised to it.
-
-    A matrix NAME that the engine multiplies by is then NAME.data and NAME.scale (see
-    ``engine.quantize``); where it is looked up, or kept wider, it is NAME in bf16. Of a "gguf" run
-    every matrix that ``dtype`` names is stored so, and others are floats.
-    """
-
-    file: TensorFile | Merged
-    dtype: Precision | None = None
-
-    def rows(self, weight: Weight, first: int, count: int, dtype: DType) -> Tensor | Narrow:
-        """Rows of a program's weight, as ``engine.build.Rows``."""
-        name, at = weight.source, weight.first + first
-        if self.dtype is None or weight.kind != "matrix":
-            return self.file.rows(name, at, count)
-        columns = weight.shape[1]
-        if dtype == "bf16":
-            return Narrow(dtype, self.file.rows(name, at, count).bfloat16(), None, columns)
-        data, *more = (self.file.rows(name + k, at, count) for k in layout(dtype, count, columns))
-        return Narrow(dtype, data, more[0], columns, *more[1:])
-
-    def model(self, cls: type[SequenceModel], config: Any) -> SequenceModel:
-        """The model in torch, what was quantised made wide again."""
-        if isinstance(self.file, Merged):
-            return self.file.model(cls, config)
-        model: SequenceModel = cls(config)
-        tensors, path = read_tensors(self.file.path)[0], self.file.path
-        if self.dtype is not None:
-            for name, kinds in kept_as(model.lower(), self.dtype).items():
-                wide = tensors.pop(name).float() if "bf16" in kinds else None
-                for kind in kinds - {"bf16"}:
-                    shape = model.state_dict()[name].shape
-                    data, *more = (tensors.pop(name + k) for k in layout(kind, *shape))
-                    wide = Narrow(kind, data, more[0], shape[1], *more[1:]).wide()
-                assert wide is not None
-                tensors[name] = wide
-        load_into(model, tensors, path)
-        return model.eval()
 
 
 def load_artifact(folder: str | Path, base: str | Path | Artifact | None = None) -> Artifact:
@@ -233,7 +196,7 @@ def load_artifact(folder: str | Path, base: str | Path | Artifact | None = None)
     weights = folder / "model.safetensors"
     if not weights.exists():
         raise ValueError(f"{folder}: no model.safetensors yet; go on with chainrule fit --resume")
-    outline, stored = _outlined(
+    outline, stored = outlined(
         cls, model_data, weights, f"{where}: model", _precision(config, where)
     )
     codec = _codec(folder, config, outline)
@@ -261,14 +224,16 @@ def load_adapter(
     else:
         below = load_artifact(find_base(folder, told, None if base is None else Path(base)))
     outline = below.outline
-    if {"kind": below.kind, **to_dict(outline.config)} != config["model"]:
+    asked = dict(config["model"])
+    kind = asked.pop("kind", None)
+    if kind != below.kind or from_dict(type(outline.config), asked, where) != outline.config:
         raise ValueError(f"{where}: model: not that of {below.path}, which it adapts")
     lora = read_adapter(folder, matrices(below), told, fresh=fresh)
     found = below.adapted(lora)
     recipe, results = dict(config["recipe"]), dict(config["results"])
     codec, baseline = _codec(folder, config, outline), _baseline(folder, config, where)
     return replace(
-        found, codec=codec, recipe=recipe, results=results, baseline=baseline, path=folder
+        found, any_codec=codec, recipe=recipe, results=results, baseline=baseline, path=folder
     )
 
 
@@ -276,7 +241,7 @@ def _baseline(folder: Path, config: dict[str, Any], where: str) -> SequenceModel
     if config["baseline"] is None:
         return None
     tables, name = folder / "ngram.safetensors", f"{where}: baseline"
-    ngram, at = _outlined(registry.MODELS["ngram"], config["baseline"], tables, name)
+    ngram, at = outlined(registry.MODELS["ngram"], config["baseline"], tables, name)
     return at.model(type(ngram), ngram.config)
 
 
@@ -294,7 +259,7 @@ def _precision(config: dict[str, Any], where: str) -> Precision | None:
     return kinds
 
 
-def load_config_parts(folder: Path, config: dict[str, Any]) -> tuple[SequenceModel, TextCodec]:
+def load_config_parts(folder: Path, config: dict[str, Any]) -> tuple[SequenceModel, Codec]:
     """The codec, and the model with fresh weights: what a resumed run begins with."""
     where = f"{folder / 'config.json'}: model"
     data = dict(config["model"])
@@ -303,60 +268,14 @@ def load_config_parts(folder: Path, config: dict[str, Any]) -> tuple[SequenceMod
     return model, _codec(folder, config, model)
 
 
-def _codec(folder: Path, config: dict[str, Any], model: SequenceModel) -> TextCodec:
+def _codec(folder: Path, config: dict[str, Any], model: SequenceModel) -> Codec:
     where = f"{folder / 'config.json'}: codec"
     data = dict(config["codec"])
-    codec: TextCodec = _named(registry.CODECS, data, where).load(data, folder)
+    codecs = {**registry.CODECS, **registry.SERIES_CODECS}
+    codec: Codec = _named(codecs, data, where).load(data, folder)
     if codec.space != model.space:
         raise ValueError(f"{where}: its alphabet is not the model's")
     return codec
-
-
-def _outlined(
-    cls: type[SequenceModel],
-    data: dict[str, Any],
-    path: Path,
-    where: str,
-    dtype: Precision | None = None,
-) -> tuple[SequenceModel, Stored]:
-    """A model on the meta device, and its weights, whose shapes are the model's."""
-    config = from_dict(cls.Config, data, where)  # type: ignore[attr-defined]
-    outline = unfilled(cls, config)
-    expected = {k: tuple(v.shape) for k, v in outline.state_dict().items()}
-    types: dict[str, torch.dtype] = {}
-    if dtype is not None:
-        types = _narrowed(outline, dtype, expected, where)
-    file = TensorFile(path)
-    match_shapes(expected, file.shapes, path)
-    for name, kind in types.items():
-        if file.types[name] != kind:
-            raise ValueError(f"{path}: tensor {name!r} is {file.types[name]}, not {kind}")
-    return outline, Stored(file, dtype)
-
-
-def _narrowed(
-    outline: SequenceModel, dtype: Precision, shapes: dict[str, tuple[int, ...]], where: str
-) -> dict[str, torch.dtype]:
-    """Put what stands for the matrices of a quantised file in their place; returns its types."""
-    program: Any = outline.lower()
-    if not isinstance(program, Program):
-        raise ValueError(f"{where}: quantised, but {type(outline).__name__} has no program")
-    types: dict[str, torch.dtype] = {}
-    kept = kept_as(program, dtype)
-    if not isinstance(dtype, str):
-        if unknown := dtype.keys() - kept.keys():
-            raise ValueError(f"{where}: no matrix {min(unknown)!r}, which precision names")
-        kept = {name: kept[name] for name in dtype}  # the others may be any floats
-    for name, kinds in kept.items():
-        height, width = shapes.pop(name)
-        for kind in kinds:
-            try:
-                parts = layout(kind, height, width)
-            except ValueError as error:
-                raise ValueError(f"{where}: tensor {name!r}: {error}") from None
-            for part, (shape, its) in parts.items():
-                shapes[name + part], types[name + part] = shape, its
-    return types
 
 
 def read_config(folder: Path) -> dict[str, Any]:

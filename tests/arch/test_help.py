@@ -100,11 +100,26 @@ def test_commands_and_options_on_a_page_exist(page):
 
 def test_names_that_the_command_line_offers_are_registered():
     """They are literals in cli/options.py, so that `--help` needs no registry and no torch."""
+    from typing import get_args
+
     from chainrule import cli, registry
+    from chainrule.cli.foresee import PolicyName
     from chainrule.engine.backend import BACKENDS
     from chainrule.engine.quantize import DTYPES
+    from chainrule.series.check import POLICIES
+    from chainrule.verbs import forecaster
 
     assert (cli.BACKENDS, cli.DTYPES) == (BACKENDS, DTYPES)
+    assert (*forecaster.MODELS,) == cli.FORECASTERS
+    assert registry.FORECASTERS.items() <= forecaster.MODELS.items()
+    assert get_args(PolicyName) == POLICIES
     assert sorted(cli.MODELS) == sorted(registry.RECIPES)
     assert sorted(cli.CODECS) == sorted(registry.CODECS)
     assert sorted(cli.STRATEGIES) == sorted(["auto", *registry.STRATEGIES])
+
+
+def test_help_of_backtest_names_the_models_that_it_takes_unasked():
+    from chainrule.verbs.backtest import MODELS
+
+    (model,) = (p for p in commands()["backtest"].params if p.name == "model")
+    assert f"else {', '.join(MODELS)}." in model.help

@@ -44,6 +44,16 @@ def test_version():
     )
 
 
-@pytest.mark.parametrize("name", ["py.typed", "assets/alice.txt", "assets/README.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "py.typed",
+        "assets/README.md",
+        "assets/alice.txt",
+        "assets/backtest.html",
+        "assets/exchange-rates.csv",
+        "assets/seattle-weather.csv",
+    ],
+)
 def test_files_that_go_with_the_package(name):
     assert (ROOT / "src/chainrule" / name).is_file()

@@ -13,9 +13,11 @@ SNAPSHOT = ROOT / "tests/arch/public_api.txt"
 
 PUBLIC = [
     "Fitted",
+    "Forecaster",
     "Sample",
     "Score",
     "__version__",
+    "backtest",
     "beam_search",
     "bench",
     "best_of",
@@ -26,6 +28,7 @@ PUBLIC = [
     "evaluate",
     "export",
     "fit",
+    "forecast",
     "generate",
     "import_gguf",
     "import_hf",
@@ -37,6 +40,7 @@ PUBLIC = [
     "next",
     "quantize",
     "score",
+    "series_check",
     "stream",
 ]
 

@@ -105,6 +105,9 @@ def furnish(folder: Path) -> None:
     (folder / "person.json").write_text(json.dumps(schema))
     quoted = ['"' + line.replace('"', '""') + '"' for line in lines]
     (folder / "letters.csv").write_text("\n".join(["date,body", *(f"1865,{q}" for q in quoted)]))
+    for name, rows in (("seattle-weather.csv", 500), ("exchange-rates.csv", 80)):
+        head, *whole = (ROOT / "src/chainrule/assets" / name).read_text().splitlines()
+        (folder / name).write_text("\n".join([head, *whole[-rows:]]) + "\n")
 
 
 def foreign(folder: Path) -> None:
@@ -308,17 +311,24 @@ def test_pictures_and_links_of_the_pages_are_there():
     assert {p.name: p.stat().st_size for p in pictures if p.stat().st_size > 100_000} == {}
 
 
-def test_every_option_of_fit_and_generate_is_explained():
+@pytest.mark.parametrize(
+    ("pages", "verbs"),
+    [
+        (["docs/fit-your-text.md"], ["fit", "generate", "next", "score", "evaluate"]),
+        (["docs/forecast.md"], ["forecast", "series-check"]),
+        (["docs/forecast.md", "docs/backtest.md"], ["backtest"]),
+    ],
+)
+def test_every_option_is_explained(pages, verbs):
     import typer
 
     from chainrule.cli import app
 
-    page = text("docs/fit-your-text.md")
     commands = typer.main.get_command(app).commands
-    said = set(re.findall(r"`(--?[a-zA-Z][a-z-]*)", page))
+    said = set(re.findall(r"`(--?[a-zA-Z][a-z-]*)", "".join(map(text, pages))))
     missing = [
         f"{verb} {names[0]}"
-        for verb in ("fit", "generate", "next", "score", "evaluate")
+        for verb in verbs
         for parameter in commands[verb].params
         if (names := [o for o in parameter.opts if o.startswith("-")]) and not said & set(names)
     ]
@@ -331,6 +341,14 @@ def test_tolerances_of_the_page_are_those_of_the_tests():
     rows = re.findall(r"^\| ([A-Z][A-Z0-9_]+) \| (\S+) \|", text("CONTRIBUTING.md"), re.MULTILINE)
     names = {k: v for k, v in vars(tolerances).items() if k.isupper()}
     assert {name: float(value) for name, value in rows} == names
+
+
+def test_every_forecaster_has_a_line_in_the_table():
+    from chainrule.cli import FORECASTERS
+
+    part = text("docs/forecast.md").partition("\n## Which model\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([a-z][a-z-]*)` \| .+ \|$", part, re.MULTILINE)
+    assert rows == list(FORECASTERS)
 
 
 # ---- the model of "add an architecture" ----

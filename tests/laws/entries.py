@@ -25,7 +25,7 @@ from chainrule.models.mixing import Ensemble, Guided
 from chainrule.models.transformer import Transformer, TransformerConfig
 from chainrule.models.wrappers import Penalties
 from chainrule.nn.rope import Scaling
-from chainrule.registry import MODELS, RECIPES
+from chainrule.registry import MODELS, RECIPES, SERIES_RECIPES
 from tests.models.conv import DilatedConv
 from tests.models.gaussian import VectorAR
 from tests.models.label_gru import LabelGRU
@@ -36,7 +36,7 @@ from tests.models.pixelcnn import PixelCNN
 from tests.models.scalar import CountAR, StudentAR
 from tests.models.seq2seq import Seq2Seq
 
-SIZE, LABELS, SOURCES, PLACES = 3, 2, 5, 8
+SIZE, LABELS, SOURCES, PLACES, FEATURES = 3, 2, 5, 8, 2
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,13 @@ def _source(rows: int, dice: torch.Generator) -> Condition:
     return Condition(source=source, source_ok=torch.arange(size) < lens)
 
 
+def _known(rows: int, dice: torch.Generator) -> Condition:
+    """A scale, and features of fewer steps than some sequences have, in unlike numbers."""
+    steps = int(torch.randint(4, 9, (), generator=dice))
+    scale = torch.rand(rows, generator=dice) * 3 + 0.3
+    return Condition(steps=torch.randn(rows, steps, FEATURES, generator=dice), scale=scale)
+
+
 def _any_order() -> SequenceModel:
     return AnyOrder(MaskedNet(SIZE, PLACES), [3, 0, 6, 1, 7, 2, 5, 4])
 
@@ -133,8 +140,9 @@ def _foreign() -> SequenceModel:
     )
 
 
-def _recipe(name: str) -> SequenceModel:
-    config = RECIPES[name](Space("finite", SIZE), "tiny")
+def _recipe(name: str, space: Space | None = None, **fields: Any) -> SequenceModel:
+    recipes = RECIPES if space is None else SERIES_RECIPES
+    config = replace(recipes[name](space or Space("finite", SIZE), "tiny"), **fields)
     model = next(m for m in MODELS.values() if getattr(m, "Config", None) is type(config))(config)
     if not model.by_gradient:
         x = symbols(model.space, 4, 100, dice(2))
@@ -186,7 +194,21 @@ TEST_ONLY = [
     Entry("blank-blocks", partial(_transformer, layout="gpt2", context=12, sinks=0, masked=True)),
     Entry("blocks", partial(_transformer, layout="gpt2", context=3, sinks=0, tied=True)),
 ]
-LISTED = TEST_ONLY + [Entry(name, partial(_recipe, name), registered=True) for name in RECIPES]
+REAL, COUNT = Space("real"), Space("count")
+SERIES = {
+    "ar": partial(_recipe, "ar", REAL),
+    "lstm-real": partial(_recipe, "lstm", REAL, features=FEATURES),
+    "gru-count": partial(_recipe, "gru", COUNT, features=FEATURES),
+    "transformer-real": partial(
+        _recipe, "transformer", REAL, head="normal", features=FEATURES, dim=16, context=5, sinks=1
+    ),
+}
+assert {name.split("-")[0] for name in SERIES} == set(SERIES_RECIPES)
+REGISTERED = {name: partial(_recipe, name) for name in RECIPES} | SERIES
+LISTED = TEST_ONLY + [
+    Entry(name, build, *[_known] * (name in SERIES and "-" in name), registered=True)
+    for name, build in REGISTERED.items()
+]
 # Every kind of state that a Program has; law 14 holds for all that lower.
 TWINS = ("seq2seq", "sliding", "foreign", "blocks", "lstm")
 # Everything that lowers; every dtype with attention, with recurrence and with memory.

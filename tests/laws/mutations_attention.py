@@ -40,8 +40,8 @@ ATTENDING = [
     Mutant(
         "positions that begin anew with every block",
         TRANSFORMER,
-        "self._run(kv, piece, [n + 1 for n in state.lens])",
-        "self._run(kv, piece, [1 for n in state.lens])",
+        "self._run(kv, piece, [n + 1 for n in state.lens]",
+        "self._run(kv, piece, [1 for n in state.lens]",
         "transformer or sliding",
     ),
     Mutant(

@@ -99,6 +99,27 @@ MODEL = [
         'before, length = state.window("state")[:, 0], x.shape[1]',
         "gru or lstm",
     ),
+    Mutant(
+        "what is known of a step is told one step late",
+        MODELS + "rnn.py",
+        "state.pos(x.shape[1], back=-1)",
+        "state.pos(x.shape[1], back=0)",
+        "lstm-real",
+    ),
+    Mutant(
+        "the last known step is told for ever",
+        "src/chainrule/nn/scalars.py",
+        " * (pos <= last)[..., None]",
+        "",
+        "lstm-real or transformer-real",
+    ),
+    Mutant(
+        "an autoregression of all that its window holds",
+        MODELS + "linear.py",
+        ".unfold(1, len(self.phi), 1)  # [B, R + 1, P], the newest last",
+        ".unfold(1, len(self.phi), 1)[:, :1]",
+        "[ar]",
+    ),
 ]
 
 TEST_ONLY = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -61,3 +61,21 @@ def test_2_condition_is_read(entry: Entry):
     for name in {f.name for f in fields(Condition)} - model.reads:
         with pytest.raises(ValueError, match=f"does not read the condition '{name}'"):
             model.start(4, Condition(**{name: torch.zeros(4, 2)}))
+
+
+def test_2_steps_are_known_from_their_own_on(entry: Entry):
+    """What is known of step t changes the law of symbol t, and none before it."""
+    model = entry.model()
+    if "steps" not in model.reads:
+        pytest.skip("it is told nothing of steps")
+    cond = entry.cond(ROWS, dice())
+    assert cond is not None and cond.steps is not None
+    x = symbols(model.space, ROWS, 7, dice(1))
+    with torch.no_grad():
+        wanted = signature(model(x, cond), model.space)
+        for t in range(min(7, cond.steps.shape[1])):
+            steps = cond.steps.clone()
+            steps[:, t] += 1
+            got = signature(model(x, replace(cond, steps=steps)), model.space)
+            assert torch.equal(got[:, :t], wanted[:, :t])
+            assert not torch.equal(got[:, t], wanted[:, t])

@@ -11,8 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chainrule.codecs.series import SeriesCodec
 from chainrule.codecs.text import TextCodec
-from chainrule.registry import CODECS
+from chainrule.core.distributions import Categorical, NegativeBinomial, Normal
+from chainrule.registry import CODECS, SERIES_CODECS
+from tests.laws.tolerances import CLOSED_FORM, FLOAT64
 from tests.models.tokenizers import ENDS
 from tests.models.tokenizers import codec as foreign
 
@@ -83,3 +86,83 @@ def test_save_and_load(codec: TextCodec, tmp_path: Path):
 
 def test_symbols_are_a_models(codec: TextCodec):
     assert torch.from_numpy(codec.encode("Alice").symbols).dtype == codec.space.dtype
+
+
+# ---- series ----
+
+COUNTS = np.random.default_rng(0).integers(0, 40, 300).astype(float)
+OPTIONS = {
+    "counts": {"counts": {}},
+    "real": {"mean": {}, "std": {"by": "std"}, "asinh": {"asinh": True}},
+    "bins": {
+        "uniform": {"size": 64},
+        "quantile": {"width": "quantile", "asinh": True, "by": "std", "size": 100},
+    },
+}
+KINDS = [
+    (name, how, own) for name in SERIES_CODECS for how in OPTIONS[name] for own in (False, True)
+]
+
+
+@pytest.fixture(params=KINDS, ids=lambda k: "-".join(map(str, k)), scope="module")
+def series(request: pytest.FixtureRequest) -> SeriesCodec:
+    name, how, own = request.param
+    return SERIES_CODECS[name].fit([COUNTS, 3 * COUNTS[:50]], own=own, **OPTIONS[name][how])
+
+
+def test_series_decode_undoes_encode(series: SeriesCodec):
+    """Exactly, to rounding, or to the middle of a bin; what was lost is lost once."""
+    for values in (COUNTS, COUNTS[:1], np.zeros(5), np.zeros(0), 1000 * COUNTS):
+        encoded = series.encode(values)
+        assert encoded.symbols.shape == values.shape and series.units(encoded) == len(values)
+        json.dumps(encoded.side)
+        back = series.decode(encoded)
+        if series.lossless:
+            assert np.array_equal(back, values)
+        elif series.space.kind == "real":
+            np.testing.assert_allclose(back, values, rtol=FLOAT64, atol=FLOAT64)
+        else:
+            centre, scale = (np.array([encoded.side[k]]) for k in ("centre", "scale"))
+            assert np.array_equal(series.to_symbols(back, centre, scale)[0], encoded.symbols)
+
+
+def test_series_densities_sum_to_one(series: SeriesCodec):
+    """A normalised law of symbols, and what the codec adds to it, is a law of values."""
+    if series.space.kind == "count":
+        values, law = np.arange(4000.0), NegativeBinomial(*torch.tensor([[9.0], [2.0]]).double())
+        step = 1.0
+    else:
+        values = np.linspace(-400, 400, 80_001)
+        step = values[1] - values[0]
+        law = Normal(torch.zeros(1).double(), torch.ones(1).double())
+    if series.space.size is not None:
+        logits = torch.randn(series.space.size, generator=torch.Generator().manual_seed(1))
+        law = Categorical(logits.double().expand(1, len(values), -1))
+    symbols, inside = series.to_symbols(values, *series.scaling.measure(COUNTS))
+    log_p = law.log_prob(torch.from_numpy(symbols)[None])[0].numpy()
+    total = np.exp(log_p + inside).sum() * step
+    assert abs(total - 1) < CLOSED_FORM
+    whole = series.to_symbols(COUNTS, *series.scaling.measure(COUNTS))[1].sum()
+    assert series.log_abs_det(series.encode(COUNTS).side) == pytest.approx(whole, rel=FLOAT64)
+
+
+def test_series_streaming_is_the_whole(series: SeriesCodec):
+    encoded = series.encode(COUNTS)
+    stream = series.stream(encoded.side)
+    parts = [stream.push(encoded.symbols[a : a + 70]) for a in range(0, 300, 70)]
+    assert np.array_equal(np.concatenate([*parts, stream.finish()]), series.decode(encoded))
+
+
+def test_series_save_and_load(series: SeriesCodec, tmp_path: Path):
+    data = json.loads(json.dumps(series.save(tmp_path)))
+    again = type(series).load(data, tmp_path)
+    assert again.space == series.space and again.fingerprint() == series.fingerprint()
+    one, other = series.encode(COUNTS), again.encode(COUNTS)
+    assert np.array_equal(one.symbols, other.symbols) and one.side == other.side
+    with pytest.raises(ValueError, match="unknown key"):
+        type(series).load({**data, "colour": 1}, tmp_path)
+
+
+def test_series_symbols_are_a_models(series: SeriesCodec):
+    kind = torch.from_numpy(series.encode(COUNTS).symbols).dtype
+    assert kind == (torch.float64 if series.space.kind == "real" else torch.int64)

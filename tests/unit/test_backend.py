@@ -202,7 +202,7 @@ def test_the_engine_never_makes_the_torch_model(saved, monkeypatch):
     def refuse(*_):
         raise AssertionError("read whole")
 
-    monkeypatch.setattr("chainrule.artifact.read_tensors", refuse)
+    monkeypatch.setattr("chainrule.formats.stored.read_tensors", refuse)
     largest = []
     inside = Builder._fill
     monkeypatch.setattr(Builder, "_fill", lambda *a: largest.append(a[2].shape) or inside(*a))

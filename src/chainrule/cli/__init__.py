@@ -1,6 +1,6 @@
 """The command line: one subcommand a verb. Nothing heavy is imported before a verb runs.
 
-Exit codes: 0 done, 1 failed while running, 2 wrong input.
+Exit codes: 0 done, 1 failed while running (or series-check refused a series), 2 wrong input.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import get_args
 
 import typer
 
+from chainrule.cli.foresee import backtest, forecast, series_check
 from chainrule.cli.judge import bench, evaluate, score
 from chainrule.cli.learn import demo, fit, merge
 from chainrule.cli.move import export, import_
@@ -17,6 +18,7 @@ from chainrule.cli.options import (
     BackendName,
     CodecName,
     DTypeName,
+    ForecasterName,
     MethodName,
     ModelName,
     ObjectiveName,
@@ -30,6 +32,7 @@ from chainrule.cli.write import generate, infill, next
 MODELS, CODECS, STRATEGIES = get_args(ModelName), get_args(CodecName), get_args(StrategyName)
 OBJECTIVES, METHODS = get_args(ObjectiveName), get_args(MethodName)
 UTILITIES = get_args(UtilityName)
+FORECASTERS = get_args(ForecasterName)
 BACKENDS, DTYPES = get_args(BackendName), get_args(DTypeName)
 
 app = typer.Typer(
@@ -42,10 +45,11 @@ app = typer.Typer(
 )
 VERBS = (
     fit, merge, generate, chat, infill, next, score, evaluate, bench, quantize, import_, export,
-    inspect, doctor, demo,
+    inspect, doctor, demo, series_check, forecast, backtest,
 )  # fmt: skip
 for _verb in VERBS:
-    app.command(_verb.__name__.rstrip("_"))(_verb)  # import is a word of Python's
+    # import is a word of Python's, and series-check no name in it
+    app.command(_verb.__name__.rstrip("_").replace("_", "-"))(_verb)
 
 
 def main(program: typer.Typer = app) -> None:

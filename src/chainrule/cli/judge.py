@@ -29,7 +29,7 @@ def score(
     dtype: DType = None,
     json: Json = False,
 ) -> None:
-    """Score files: nats and bits per byte, exact or a bound."""
+    """Score files: nats and bits per byte, or per point of a series; exact or a bound."""
     import math
 
     from chainrule.verbs.fitted import load
@@ -40,8 +40,9 @@ def score(
     if json:
         print_json([{"file": name, **s.to_dict()} for name, s in scores.items()])
         return
+    unit = next(iter(scores.values())).unit
     table(
-        ("file", "nats", "bytes", "bits per byte", "kind"),
+        ("file", "nats", f"{unit}s", f"bits per {unit}", "kind"),
         (
             (name, f"{s.nats:.4f}", f"{s.units:,}", f"{s.bits_per_unit:.4f}", s.kind)
             for name, s in scores.items()

@@ -16,6 +16,10 @@ StrategyName = Literal[
 ]
 ObjectiveName = Literal["nll", "scheduled", "noise", "hybrid"]
 UtilityName = Literal["chrf", "match"]
+ForecasterName = Literal[
+    "auto", "ar", "arima", "regression", "var", "theta", "holt-winters", "damped", "holt", "ses",
+    "seasonal-naive", "naive", "drift", "mean", "gru", "transformer",
+]  # fmt: skip
 MethodName = Literal["exact", "clamp", "smc"]
 BackendName = Literal["auto", "torch", "engine"]
 AdapterName = Literal["lora"]

@@ -55,6 +55,10 @@ class Codec(ABC):
     def units(self, encoded: Encoded) -> int:
         """Bytes, sub-pixels or samples: the denominator of bits per unit."""
 
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash of all that the encoding depends on: equal ones encode equally."""
+
     def log_abs_det(self, side: dict[str, Any]) -> float:
         """Log-volume of rescaling real symbols, in nats; 0 where nothing is rescaled."""
         return 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -58,7 +59,11 @@ def _read(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        return _read(next(a for a in args if a is not type(None)), value, where)
+        *others, last = (a for a in args if a is not type(None))
+        for other in others:
+            with contextlib.suppress(ValueError):
+                return _read(other, value, where)
+        return _read(last, value, where)
     if origin is typing.Literal:
         if value not in args:
             known = ", ".join(map(repr, args))

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chainrule.core.noise import Draw
-from chainrule.core.special import betainc, solve_convex
+from chainrule.core.special import betainc, solve_convex, student_start
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,12 +247,11 @@ class StudentT(Scalar):
         return self._standard_cdf((x - self.loc) / self.scale).to(self.loc.dtype)
 
     def quantile(self, u: Tensor) -> Tensor:
-        # Solved in the lower half, where the cdf is convex, its tail keeps its digits and the
-        # normal law's quantile lies above the root.
+        # Solved in the lower half, where the cdf is convex and its tail keeps its digits.
         v = torch.minimum(u, 1 - u).double()
         df = self.df.double()
         unit = StudentT(df, torch.zeros_like(df), torch.ones_like(df))
-        start = torch.special.ndtri(v)
+        start = student_start(df, v)
         lower = solve_convex(self._standard_cdf, lambda z: unit.log_prob(z).exp(), v, start)
         z = torch.where(u < 0.5, lower, -lower)
         return self.loc + self.scale * z.to(self.loc.dtype)

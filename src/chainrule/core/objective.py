@@ -44,6 +44,18 @@ class Batch:
         cond = Condition.concat(given) if any(e.cond for e in examples) else None
         return Batch(x, lens, cond, None if min(lens) == max(lens) else weight)
 
+    def part(self, rows: slice) -> Batch:
+        """Some rows."""
+        cond = None if self.cond is None else self.cond.select(range(len(self.x))[rows])
+        weight = None if self.weight is None else self.weight[rows]
+        return Batch(self.x[rows], self.lens[rows], cond, weight)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        cond = None if self.cond is None else self.cond.to(device)
+        weight = None if self.weight is None else self.weight.to(device, non_blocking=True)
+        return Batch(self.x.to(device, non_blocking=True), self.lens, cond, weight)
+
 
 class Objective(Protocol):
     """(model, batch, noise) -> (loss summed over scored symbols, in nats; their number)."""

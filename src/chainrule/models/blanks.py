@@ -30,7 +30,7 @@ class MaskedTransformer(MaskedModel):
     def __init__(self, model: Transformer) -> None:
         super().__init__()
         self.model, self.space = model, model.space
-        self.unknown = model.embedding.num_embeddings - 1
+        self.unknown = len(model.embedding.weight) - 1
 
     def forward(self, x: Tensor, known: Tensor, cond: Condition | None = None) -> Distribution:
         self.model.check(len(x), cond)

@@ -26,6 +26,7 @@ from chainrule.nn.attention import Angles, rotate
 from chainrule.nn.block import Layer, Shape
 from chainrule.nn.heads import Ahead, LinearCategorical
 from chainrule.nn.rope import rates
+from chainrule.nn.scalars import UNKNOWN, Numbers, ScalarHead, Told, head_of
 
 FIRST = 16  # positions that a fresh cache has room for
 BLOCK = 1024  # symbols that a cache takes in at a time
@@ -40,13 +41,21 @@ class Transformer(SequenceModel):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        assert config.space.size is not None
         self.config: TransformerConfig = config
         self.space = config.space
+        size, head = config.space.size, head_of(config.space, config.head)
         begin = config.space.eos if config.begin is None else config.begin
-        self.begin = config.space.size if begin is None else begin
-        rows = config.space.size + (begin is None) + config.masked  # the last: an unknown symbol
-        self.embedding = nn.Embedding(rows, config.dim)
+        self.embedding: nn.Embedding | Numbers
+        if size is not None:
+            self.begin: Any = size if begin is None else begin
+            rows = size + (begin is None) + config.masked  # the last: an unknown symbol
+            self.embedding = nn.Embedding(rows, config.dim)
+        else:
+            self.begin, self.embedding = UNKNOWN[config.space.kind], Numbers(config.dim)
+        self.told: Told | None = None
+        if head is not None or config.features:
+            self.told = Told(config.features, head is not None, config.dim)
+            self.reads = self.told.reads
         self.position = nn.Embedding(config.context, config.dim) if self.learned else None
         shape = Shape(
             self.learned,
@@ -63,12 +72,14 @@ class Transformer(SequenceModel):
         )
         self.layers = nn.ModuleList(Layer(shape) for _ in range(config.num_layers))
         self.norm = shape.norm()
-        self.head: nn.Linear | None = None
-        if not config.tied:
-            self.head = nn.Linear(config.dim, config.space.size, bias=False)
+        self.head: nn.Linear | ScalarHead | None = None
+        if head is not None:
+            self.head = ScalarHead(config.dim, head)
+        elif not config.tied:
+            self.head = nn.Linear(config.dim, size or 0, bias=False)
         self.ahead = Ahead(config.dim, shape.norm()) if config.ahead else None
         self.dropout = nn.Dropout(config.dropout)
-        self.register_buffer("no_bias", torch.zeros(config.space.size), persistent=False)
+        self.register_buffer("no_bias", torch.zeros(size or 0), persistent=False)
         for name, p in self.named_parameters():
             if p.ndim > 1:
                 last = name.endswith(("out.weight", "down.weight"))
@@ -98,17 +109,17 @@ class Transformer(SequenceModel):
     ) -> Distribution:
         if state is not None:
             return super().forward(x, cond, state)
-        self.check(len(x), cond)
+        cond = self.check(len(x), cond)
         if self.learned and x.shape[1] > self.config.context:
             return self.law(self._blocks(x))
-        return self.law(self._whole(x))
+        return self._law(self._whole(x, cond), cond)
 
-    def _whole(self, x: Tensor) -> Tensor:
+    def _whole(self, x: Tensor, cond: Condition) -> Tensor:
         """What the head reads for every symbol of x: [B, T, D]."""
         inputs = F.pad(x[:, :-1], (1, 0), value=self.begin)
         length, context = x.shape[1], self.config.context
         pos = torch.arange(length, device=x.device)
-        out = self.dropout(self.embed(inputs, pos))
+        out = self.dropout(self.embed(inputs, pos, cond))
         angles = self.angles(pos, out)
         edge = self._edge(pos, out) if length > context else None
         for layer in self.stack():
@@ -132,22 +143,22 @@ class Transformer(SequenceModel):
     def _blocks(self, x: Tensor) -> Tensor:
         """``_whole`` beyond learned positions: the first context, then half a context a time."""
         context, stride = self.config.context, self.config.context // 2
-        parts, at = [self._whole(x[:, :context])], context
+        parts, at, none = [self._whole(x[:, :context], Condition())], context, Condition()
         while at < x.shape[1]:
             begin = at - context + stride
-            parts.append(self._whole(x[:, begin : begin + context])[:, context - stride :])
+            parts.append(self._whole(x[:, begin : begin + context], none)[:, context - stride :])
             at += stride
         return torch.cat(parts, 1)
 
     # ---- decoding: a cache ----
 
-    def lower(self) -> Program:
-        return lower(self)
+    def lower(self) -> Program | None:
+        return None if self.told is not None else lower(self)
 
     def start(self, batch: int, cond: Condition | None = None) -> State:
-        self.check(batch, cond)
-        kv, hidden = self._open(torch.zeros(batch, 0, dtype=torch.int64))
-        leaves = {"kv": kv, "hidden": Window(hidden, 1)}
+        cond = self.check(batch, cond)
+        kv, hidden = self._open(torch.zeros(batch, 0, dtype=self.space.dtype), cond)
+        leaves = {"kv": kv, "hidden": Window(hidden, 1), **cond.leaves()}
         if self.learned:
             blank = torch.zeros(batch, dtype=torch.int64, device=hidden.device)
             leaves["symbols"] = Window.full(blank, self.config.context)
@@ -156,17 +167,18 @@ class Transformer(SequenceModel):
     def extend(self, state: State, x: Tensor, tail: int = 0) -> State:
         if self.learned:
             return self._extend_blocks(state, x, tail)
+        cond = Condition.of(state)
         for at in range(0, x.shape[1], BLOCK):
             piece = x[:, at : at + BLOCK]
             length = piece.shape[1]
             kept = state.kept(length, tail)
             kv = self._roomy(state.grow("kv"), length, state.tail)
-            kv, hidden = self._run(kv, piece, [n + 1 for n in state.lens])
+            kv, hidden = self._run(kv, piece, [n + 1 for n in state.lens], cond=cond)
             state = state.push(length, tail, kv=kv, hidden=hidden[:, -1 - kept :])
         return state
 
     def predict(self, state: State) -> Distribution:
-        return self.law(state.window("hidden"))
+        return self._law(state.window("hidden"), Condition.of(state))
 
     def guess_ahead(
         self, state: State, last: Tensor, n: int, noise: Noise, warp: Any
@@ -207,7 +219,7 @@ class Transformer(SequenceModel):
         n = min(n, self.room(state) - 1)
         if n < 1:
             return last[:, :0]
-        unknown = last.new_full((len(last), n), self.embedding.num_embeddings - 1)
+        unknown = last.new_full((len(last), n), len(self.embedding.weight) - 1)
         both = torch.ones(len(last), n + 1, dtype=torch.bool, device=last.device)
         both[:, 0] = False  # its law is the causal one, so the first guess is right
         hidden = self.behind(state, torch.cat([last, unknown], 1), both)
@@ -237,13 +249,13 @@ class Transformer(SequenceModel):
         pos = list(kv.lens) if self.learned else [n + 1 for n in state.lens]
         return self._run(kv, inputs, pos, both)[1]
 
-    def _open(self, x: Tensor) -> tuple[Grow, Tensor]:
+    def _open(self, x: Tensor, cond: Condition | None = None) -> tuple[Grow, Tensor]:
         """A cache behind the start symbol and x [B, L], and the last hidden [B, 1, D]."""
         config, weight = self.config, self.embedding.weight
         shape = (config.num_layers, 2, config.num_kv_heads, FIRST, config.head_width)
         kv = Grow.empty(weight.new_zeros(len(x), *shape), axis=4)
         x = F.pad(x.to(weight.device), (1, 0), value=self.begin)
-        kv, hidden = self._run(kv, x, [0] * len(x))
+        kv, hidden = self._run(kv, x, [0] * len(x), cond=cond)
         return kv, hidden[:, -1:]
 
     def _roomy(self, kv: Grow, length: int, tail: int) -> Grow:
@@ -255,13 +267,18 @@ class Transformer(SequenceModel):
         return kv
 
     def _run(
-        self, kv: Grow, inputs: Tensor, pos: list[int], both: Tensor | None = None
+        self,
+        kv: Grow,
+        inputs: Tensor,
+        pos: list[int],
+        both: Tensor | None = None,
+        cond: Condition | None = None,
     ) -> tuple[Grow, Tensor]:
         """Consume inputs [B, L] that stand at ``pos``: the cache and the hidden [B, L, D]."""
         first, length, config = kv.lens, inputs.shape[1], self.config
         begin = torch.tensor(pos, device=inputs.device)[:, None]
         pos_BL = begin + torch.arange(length, device=inputs.device)
-        out = self.embed(inputs, pos_BL)
+        out = self.embed(inputs, pos_BL, cond)
         angles = self.angles(pos_BL[:, None], out)
         beyond = max(pos) + length > config.context
         edge = self._edge(pos_BL[:, None], out) if beyond else None
@@ -342,9 +359,12 @@ class Transformer(SequenceModel):
             out = layer.join(out, attention.whole(q, k, v))
         return torch.stack(found)
 
-    def embed(self, inputs: Tensor, pos: Tensor) -> Tensor:
-        """Inputs at their positions: [..., D]."""
-        out: Tensor = self.embedding(inputs)
+    def embed(self, inputs: Tensor, pos: Tensor, cond: Condition | None = None) -> Tensor:
+        """Inputs at their positions: [..., D]; an input predicts the symbol at its position."""
+        cond, numbers = cond or Condition(), isinstance(self.embedding, Numbers)
+        out: Tensor = self.embedding(inputs, cond.scale) if numbers else self.embedding(inputs)
+        if self.told is not None:
+            out = self.told(out, cond, pos.expand(inputs.shape))
         return out if self.position is None else out + self.position(pos)
 
     def angles(self, pos: Tensor, like: Tensor) -> Angles:
@@ -361,8 +381,15 @@ class Transformer(SequenceModel):
             return None
         return self.angles(pos.clamp_max(self.config.context - 1), like)
 
+    def _law(self, hidden: Tensor, cond: Condition) -> Distribution:
+        if not isinstance(self.head, ScalarHead):
+            return self.law(hidden)
+        law: Distribution = self.head(hidden, cond.scale)
+        return law
+
     def law(self, hidden: Tensor) -> LinearCategorical:
-        """The law that the head reads off [..., D]."""
+        """The law, of symbols of an alphabet, that the head reads off [..., D]."""
+        assert not isinstance(self.head, ScalarHead)
         weight: Tensor = self.embedding.weight if self.head is None else self.head.weight
         return LinearCategorical(hidden, weight[: self.space.size], self.no_bias)
 

@@ -8,6 +8,7 @@ from typing import Literal
 from chainrule.core.config import bounded
 from chainrule.core.space import Space
 from chainrule.nn.rope import Scaling
+from chainrule.nn.scalars import HeadName, head_of
 
 Layout = Literal["llama", "gpt2"]
 BOUNDS: dict[str, tuple[int, int]] = {
@@ -19,6 +20,7 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "hidden": (1, 2**20),
     "context": (2, 2**24),
     "ahead": (0, 64),
+    "features": (0, 65536),
 }
 REALS: dict[str, tuple[float, float]] = {
     "dropout": (0, 0.95),
@@ -49,6 +51,8 @@ class TransformerConfig:
         begin: the start symbol; None: the end symbol, or one of its own where there is none.
         ahead: extra heads were trained to guess so many symbols beyond the next; 0 for none.
         masked: trained on blanks too: the same weights fill them in (``Transformer.masked``).
+        head: the law of symbols that are numbers; None: as suits them.
+        features: numbers that ``Condition.steps`` has for each step.
 
     Raises:
         ValueError: a size out of bounds, or sizes that don't fit each other.
@@ -75,10 +79,14 @@ class TransformerConfig:
     begin: int | None = None
     ahead: int = 0
     masked: bool = False
+    head: HeadName | None = None
+    features: int = 0
 
     def __post_init__(self) -> None:
-        if self.space.kind != "finite" or self.space.event_shape:
-            raise ValueError("a transformer models scalar symbols of a finite alphabet")
+        if (head_of(self.space, self.head) is not None or self.features) and (
+            self.layout != "llama" or self.tied or self.ahead or self.masked
+        ):
+            raise ValueError("numbers, and features of steps, are for the plain llama layout")
         for name, bounds in (BOUNDS | REALS).items():
             if (value := getattr(self, name)) is not None:
                 bounded(name, value, *bounds)

@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 
 from chainrule.core.model import SequenceModel
-from chainrule.training.data import Corpus
 from chainrule.training.distributed import ALONE, Alone
+from chainrule.training.plan import Lessons
 from chainrule.training.trainer import TrainConfig, Trainer
 
 _LONGEST = 2.0  # seconds, at most a twentieth of the budget
@@ -18,7 +18,7 @@ _LONGEST = 2.0  # seconds, at most a twentieth of the budget
 
 def calibrate(
     model: SequenceModel,
-    corpus: Corpus,
+    corpus: Lessons,
     config: TrainConfig,
     seconds: float,
     company: Alone = ALONE,

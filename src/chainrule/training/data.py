@@ -22,7 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.codecs.text import CharCodec, TextCodec
+from chainrule.core.model import SequenceModel
+from chainrule.core.objective import Batch
+from chainrule.training.plan import TrainConfig
 from chainrule.training.readers import Document, Source, TextCheck, read_documents
+from chainrule.training.scoring import affordable, log_probs
 from chainrule.training.shards import (
     VERSION,
     Bytes,
@@ -30,10 +34,12 @@ from chainrule.training.shards import (
     Split,
     SymbolArray,
     SymbolFile,
+    lane_starts,
     open_symbols,
     pieces,
     split,
     stream_batch,
+    window_starts,
     windows,
     write_header,
 )
@@ -111,6 +117,45 @@ class Corpus:
     documents: int = 1
     description: str = ""
     source: Collection | None = None
+
+    @property
+    def symbols_per_unit(self) -> float:
+        """Symbols a byte, of the training part."""
+        return len(self.train) / self.train_bytes
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether there is a held-out part."""
+        return len(self.held_out) > 0
+
+    def rows(self, config: TrainConfig) -> int:
+        """Of a batch."""
+        return min(config.batch, len(self.train))
+
+    def batch(self, config: TrainConfig, number: int) -> tuple[Batch, bool]:
+        """Windows at random, or with ``carry`` the next ones of every lane."""
+        if config.carry:
+            x, fresh = stream_batch(self.train, config.batch, config.length, number)
+        else:
+            x = windows(self.train, config.batch, config.length, config.seed, number)
+            fresh = False
+        return Batch(x, (x.shape[1],) * len(x)), fresh
+
+    def origin(self, config: TrainConfig, number: int) -> str:
+        """The first symbols of some rows."""
+        size = len(self.train)
+        if config.carry:
+            starts = lane_starts(size, config.batch, config.length, number)
+        else:
+            starts = window_starts(size, config.batch, config.length, config.seed, number)
+        begins = ", ".join(f"{s:,}" for s in starts[:4]) + (", …" if len(starts) > 4 else "")
+        return f"symbols {begins} of the training part"
+
+    def held_out_nats(self, model: SequenceModel) -> tuple[float, float]:
+        """-log p of at most 64k held-out symbols, in lanes, and their bytes."""
+        symbols = self.held_out[: affordable(model, 65536)]
+        nats = -log_probs(model, symbols, lanes=32).sum()
+        return float(nats), self.held_out_bytes * len(symbols) / len(self.held_out)
 
     def held_out_text(self) -> bytes:
         """The bytes of the held-out part, documents joined: what gzip and xz are given."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from chainrule.core.model import SequenceModel
+from chainrule.core.model import Condition, SequenceModel
 from chainrule.core.noise import Noise
 from chainrule.core.objective import Batch
 from chainrule.core.state import State, Window
@@ -46,16 +46,22 @@ class Loss(nn.Module):
                 raise ValueError("--carry needs a recurrent model: leave it out, or use --no-carry")
 
     def forward(
-        self, x: Tensor, key: Tensor, carried: dict[str, Tensor]
+        self,
+        x: Tensor,
+        key: Tensor,
+        carried: dict[str, Tensor],
+        cond: Condition | None = None,
+        weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The loss in nats summed over the scored symbols, their number, and what is carried on.
 
         Args:
             x: symbols [B, T, *E]; key: of each row's noise, int64 [B].
             carried: what the call before returned; empty where the rows begin anew.
+            cond, weight: of a Batch; what is carried has neither.
         """
         if not self.carry:
-            batch = Batch(x, (x.shape[1],) * len(x))
+            batch = Batch(x, (x.shape[1],) * len(x), cond, weight)
             return (*self.objective(self.model, batch, Noise(key)), {})
         leaves = {name: Window(value, 1) for name, value in carried.items()}
         state = State((0,) * len(x), leaves) if leaves else None

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from chainrule.core.model import SequenceModel
+from chainrule.core.model import Condition, SequenceModel
 from chainrule.core.objective import Batch, Example
 from chainrule.core.state import State
 
@@ -37,23 +37,25 @@ def log_probs(
     symbols: NDArray[np.generic],
     lanes: int = 1,
     progress: Callable[[int], None] | None = None,
+    cond: Condition | None = None,
 ) -> NDArray[np.float64]:
-    """log p(x_t | x_<t) in nats for a sequence [T] of finite symbols: float64 [T].
+    """log p(x_t | x_<t) in nats for a sequence [T] of scalar symbols: float64 [T].
 
     ``lanes`` > 1 cuts the sequence into that many pieces that each start cold: sooner, and a
-    little pessimistic. ``progress`` is told the number of symbols done.
+    little pessimistic. ``progress`` is told the number of symbols done; ``cond`` has a row a lane.
     """
     was_training = model.training
     model.eval()
     try:
         lanes = max(1, min(lanes, len(symbols) // 256))
         length = -(-len(symbols) // lanes)
-        padded = np.zeros(lanes * length, dtype=np.int64)
+        real = model.space.kind == "real"
+        padded = np.zeros(lanes * length, dtype=np.float64 if real else np.int64)
         padded[: len(symbols)] = symbols
-        x = torch.from_numpy(padded).view(lanes, length)
+        x = torch.from_numpy(padded).view(lanes, length).to(model.space.dtype)
         device = _device(model)
         block = max(16, min(1024, _BLOCK // (lanes * (model.space.size or 1))))
-        state: State | None = None
+        state: State | None = None if cond is None else model.start(lanes, cond.to(device))
         parts = []
         for first in range(0, length, block):
             piece = x[:, first : first + block].to(device)

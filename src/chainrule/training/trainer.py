@@ -17,89 +17,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chainrule.core.config import bounded
 from chainrule.core.model import SequenceModel
 from chainrule.core.noise import Noise
+from chainrule.core.objective import Batch
 from chainrule.nn.lora import begun
 from chainrule.training.average import Average
 from chainrule.training.checkpoint import load_checkpoint, save_checkpoint
-from chainrule.training.data import Corpus, stream_batch, windows
 from chainrule.training.distributed import ALONE, Alone, full, parted, whole
 from chainrule.training.loss import Loss
-from chainrule.training.objectives import OBJECTIVES
 from chainrule.training.optim import make_optimiser, warm_up_stable_decay
+from chainrule.training.plan import Lessons, TrainConfig
 from chainrule.training.precision import keep_memory, training_precision
-from chainrule.training.scoring import affordable, log_probs
-from chainrule.training.shards import lane_starts, window_starts
+
+__all__ = ["Progress", "TrainConfig", "Trainer", "TrainingFailed"]
 
 CHECKPOINT_EVERY = 60.0  # seconds
 RECENT = 20  # losses whose mean tells whether a run diverges
 FAR = 1.0  # nats per symbol above the loss at the start: so bad is no run that still learns
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What training depends on; stored with the artifact.
-
-    Args:
-        steps: optimiser steps; batch and length: rows and symbols of one window.
-        lr: peak learning rate; warm_up: steps; decay: share of the steps going down.
-        optimiser: adamw, or muon for the matrices inside the network.
-        clip: largest norm of the gradient; accumulate: windows batches a step.
-        carry: consecutive batches, the hidden state carried over (truncated back-propagation).
-        threads: of the processor; a resumed run takes as many, so that its sums are the same.
-        objective, rate: what is minimised, by name, and its share of replaced symbols.
-        rank: of the adapter that learns in the stead of the weights (``nn/lora.py``); 0: none.
-        ema: decay of the weights' running average, which is what is checked and kept; 0: off.
-        compile: torch.compile, for runs that are long enough to repay it.
-        evaluations: held-out checks over the whole run; patience: how many may pass without
-            a new best before training stops early.
-
-    Raises:
-        ValueError: a setting out of bounds.
-    """
-
-    steps: int
-    batch: int = 32
-    length: int = 64
-    lr: float = 1e-2
-    warm_up: int = 50
-    decay: float = 0.4
-    optimiser: str = "adamw"
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    accumulate: int = 1
-    carry: bool = False
-    seed: int = 0
-    threads: int = 1
-    evaluations: int = 20
-    patience: int = 6
-    objective: str = "nll"
-    rate: float = 0.0
-    ema: float = 0.0
-    compile: bool = False
-    rank: int = 0
-
-    def __post_init__(self) -> None:
-        bounded("steps", self.steps, 1, 10**9)
-        bounded("batch", self.batch, 1, 65536)
-        bounded("length", self.length, 1, 10**6)
-        bounded("lr", self.lr, 1e-9, 10)
-        bounded("warm_up", self.warm_up, 0, 10**9)
-        bounded("decay", self.decay, 0, 1)
-        bounded("weight_decay", self.weight_decay, 0, 100)
-        bounded("clip", self.clip, 1e-6, 1e9)
-        bounded("accumulate", self.accumulate, 1, 65536)
-        bounded("seed", self.seed, 0, 2**63 - 1)
-        bounded("threads", self.threads, 1, 65536)
-        bounded("evaluations", self.evaluations, 1, 10**6)
-        bounded("patience", self.patience, 1, 10**6)
-        bounded("rate", self.rate, 0, 1)
-        bounded("rank", self.rank, 0, 1024)
-        bounded("ema", self.ema, 0, 0.999999)
-        if self.objective not in OBJECTIVES:
-            known = ", ".join(OBJECTIVES)
-            raise ValueError(f"objective {self.objective!r} is not one of {known}")
 
 
 class TrainingFailed(RuntimeError):
@@ -134,7 +68,7 @@ class Trainer:
     def __init__(
         self,
         model: SequenceModel,
-        corpus: Corpus,
+        corpus: Lessons,
         config: TrainConfig,
         company: Alone = ALONE,
     ) -> None:
@@ -196,36 +130,30 @@ class Trainer:
 
     def _loss(self, number: int) -> Tensor:
         """Nats per symbol of the number-th batch; of several processes, the mean is that."""
-        x, key = self._batch(number)
+        batch, key = self._batch(number)
+        told = batch.cond, batch.weight
         with training_precision(self.device):
-            total, count, self.carried = self.shared(lambda loss: loss(x, key, self.carried))
+            total, count, self.carried = self.shared(
+                lambda loss: loss(batch.x, key, self.carried, *told)
+            )
         loss: Tensor = total / self.company.mean(count)
         return loss
 
-    def _batch(self, number: int) -> tuple[Tensor, Tensor]:
-        """Symbols [B, T] and the keys [B] of their noise: the rows of this process."""
-        config, train = self.config, self.corpus.train
-        if config.carry:
-            x, fresh = stream_batch(train, config.batch, config.length, number)
-            self.carried = {} if fresh else self.carried
-        else:
-            x = windows(train, config.batch, config.length, config.seed, number)
-        rows = range(number * config.batch, number * config.batch + len(x))
+    def _batch(self, number: int) -> tuple[Batch, Tensor]:
+        """The rows of this process, and the keys [B] of their noise."""
+        config = self.config
+        batch, fresh = self.corpus.batch(config, number)
+        self.carried = {} if fresh else self.carried
+        rows = range(number * config.batch, number * config.batch + len(batch.x))
         key = Noise.seeded(config.seed, rows, "train").key
-        mine = self.company.rows(len(x))
-        x, key = x[mine], key[mine]
-        return x.to(self.device, non_blocking=True), key.to(self.device, non_blocking=True)
+        mine = self.company.rows(len(batch.x))
+        return batch.part(mine).to(self.device), key[mine].to(self.device, non_blocking=True)
 
     def _failed(self, what: str, number: int) -> TrainingFailed:
-        config, size = self.config, len(self.corpus.train)
-        if config.carry:
-            starts = lane_starts(size, config.batch, config.length, number)
-        else:
-            starts = window_starts(size, config.batch, config.length, config.seed, number)
-        begins = ", ".join(f"{s:,}" for s in starts[:4]) + (", …" if len(starts) > 4 else "")
         return TrainingFailed(
-            f"{what} at step {self.progress.step}, in batch {number}, whose rows begin at symbols "
-            f"{begins} of the training part: try a lower --lr than {config.lr:g}"
+            f"{what} at step {self.progress.step}, in batch {number}, whose rows begin at "
+            f"{self.corpus.origin(self.config, number)}: "
+            f"try a lower --lr than {self.config.lr:g}"
         )
 
     # ---- the run ----
@@ -263,21 +191,19 @@ class Trainer:
         """
         tensors = {f"best/{k}": v for k, v in self.best.items()}
         tensors.update({f"average/{k}": v for k, v in self.average.tensors.items()})
-        batch = min(self.config.batch, len(self.corpus.train))
+        batch = self.corpus.rows(self.config)
         for name, value in self.carried.items():
             tensors[f"state/{name}"] = self.company.all_rows(value, batch)
         at, optimiser = self.progress, self.optimiser
         save_checkpoint(folder, at.step, self.learner, optimiser, vars(at), tensors, self.company)
 
     def held_out_bits(self) -> float:
-        """Bits per unit on (at most 64k symbols of) the held-out part, in lanes."""
-        symbols = self.corpus.held_out[: affordable(self.model, 65536)]
-        if not len(symbols):
+        """Bits per unit on (some of) the held-out part."""
+        if not self.corpus.holds_out:
             return math.nan
         with torch.no_grad():
-            nats = -self.shared(lambda loss: log_probs(loss.model, symbols, lanes=32)).sum()
-        units = self.corpus.held_out_bytes * len(symbols) / len(self.corpus.held_out)
-        return self.company.agree(float(nats / math.log(2) / units))
+            nats, units = self.shared(lambda loss: self.corpus.held_out_nats(loss.model))
+        return self.company.agree(nats / math.log(2) / units)
 
     def run(self, folder: Path | None, report: Report, say: Say) -> None:
         """Train to the last step, to an early stop, or until ``stop_asked``.
@@ -330,8 +256,8 @@ class Trainer:
             say(f"no checkpoint at step {self.progress.step:,}: {error}; {then}")
 
     def _report_step(self, loss: float, seconds: float, report: Report) -> None:
-        config, corpus = self.config, self.corpus
-        to_bits = len(corpus.train) / corpus.train_bytes / math.log(2)
+        config = self.config
+        to_bits = self.corpus.symbols_per_unit / math.log(2)
         report(
             {
                 "step": self.progress.step,
@@ -368,7 +294,7 @@ class Trainer:
             return
         with self.average.applied():
             bits = self.held_out_bits()
-            better = bits < at.best or not len(self.corpus.held_out)
+            better = bits < at.best or not self.corpus.holds_out
             if better:
                 at.best, at.best_step, at.stale = bits, at.step, 0
                 self.best = self._weights()

@@ -13,6 +13,7 @@ from typing import Any
 _EXTRAS = {
     "plot": ("matplotlib",),
     "parquet": ("pyarrow",),
+    "series": ("narwhals", "pyarrow"),
     "track": ("tensorboard",),
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from chainrule.artifact import Artifact, load_artifact
 from chainrule.core.codec import Encoded
@@ -99,8 +99,8 @@ class Fitted:
         """
         return _next.Typist(self.artifact, k, **settings)
 
-    def score(self, text: str | bytes, **settings: Any) -> Score:
-        """The log-probability of a text, whole and per symbol; settings: backend and dtype."""
+    def score(self, text: str | bytes | ArrayLike, **settings: Any) -> Score:
+        """The log-probability of a text, or of a series; settings: backend and dtype."""
         return _score.score(self.artifact, text, **settings)
 
     def evaluate(self, source: str | Path, **where: Any) -> _evaluate.Evaluation:

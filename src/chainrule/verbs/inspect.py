@@ -27,7 +27,8 @@ class Card:
     def headline(self) -> str:
         """One line."""
         kind = self.model.get("cell", self.model["kind"])
-        return f"{kind} over {self.alphabet} {self.codec}, {self.parameters:,} parameters"
+        symbols = f"{self.alphabet} {self.codec}" if self.alphabet else f"{self.codec} numbers"
+        return f"{kind} over {symbols}, {self.parameters:,} parameters"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, the fields' own names."""
@@ -64,15 +65,14 @@ def inspect(artifact: Artifact) -> Card:
         if path is not None and path.is_dir()
         else {}
     )
-    codec = next(name for name, cls in registry.CODECS.items() if type(artifact.codec) is cls)
     parameters = sum(t.numel() for t in artifact.outline.state_dict().values())
     config = {} if artifact.outline.config is None else to_dict(artifact.outline.config)
     return Card(
         path=None if path is None else str(path),
         model={"kind": artifact.kind, **config},
         parameters=parameters,
-        codec=codec,
-        alphabet=artifact.codec.space.size or 0,
+        codec=registry.codec_name(artifact.any_codec),
+        alphabet=artifact.outline.space.size or 0,
         recipe=artifact.recipe,
         results=artifact.results,
         files=files,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule.artifact import Artifact, load_artifact
+from chainrule.codecs.series import SeriesCodec
 from chainrule.core.config import bounded
 from chainrule.core.distributions import Distribution, Finite, Normal
 from chainrule.core.model import SequenceModel
@@ -153,7 +154,7 @@ def rollout(
     bounded("seed", seed, 0, 2**63 - 1)
     if oracle is not None:
         other = load_artifact(oracle)
-        if other.codec.fingerprint() != artifact.codec.fingerprint():
+        if other.any_codec.fingerprint() != artifact.any_codec.fingerprint():
             raise ValueError(f"{oracle} has other symbols: an oracle needs the run's own codec")
         judge, name = other.model, f"the model of {oracle}"
     elif artifact.baseline is not None:
@@ -186,17 +187,21 @@ def windows(
     raw: dict[int, bytes] = {}
     for piece in read_documents(source, field=field, column=column):
         raw[piece.index] = raw.get(piece.index, b"") + piece.data
-    eos = artifact.codec.space.eos
-    end = np.array([] if eos is None else [eos], np.int64)
-    parts = [p for data in raw.values() for p in (artifact.codec.encode(data).symbols, end)]
-    stream = np.concatenate([*parts, end[:0]]).astype(np.int64)
+    if isinstance(artifact.any_codec, SeriesCodec):  # a column: a number a document
+        stream = artifact.any_codec.encode(b"\n".join(raw.values())).symbols
+    else:
+        eos = artifact.codec.space.eos
+        end = np.array([] if eos is None else [eos], np.int64)
+        parts = [p for data in raw.values() for p in (artifact.codec.encode(data).symbols, end)]
+        stream = np.concatenate([*parts, end[:0]]).astype(np.int64)
     if len(stream) < length:
         raise ValueError(
             f"{source} has {len(stream):,} symbols, too few for rollouts of {length:,}: "
             "give more data or a smaller --length"
         )
     starts = np.linspace(0, len(stream) - length, samples).astype(np.int64)
-    return torch.from_numpy(stream[starts[:, None] + np.arange(length)])
+    found = torch.from_numpy(stream[starts[:, None] + np.arange(length)])
+    return found.to(artifact.outline.space.dtype)
 
 
 # ---- over models ----

@@ -1,4 +1,4 @@
-"""score: the exact log-probability of a text, whole and symbol by symbol."""
+"""score: the exact log-probability of a text or a series, whole and symbol by symbol."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from numpy.typing import ArrayLike
+
 from chainrule.artifact import Artifact
+from chainrule.codecs.series import SeriesCodec, numbers
 from chainrule.codecs.symbols import ScoreKind
+from chainrule.core.codec import Encoded
+from chainrule.core.model import Condition
+from chainrule.engine.backend import Choice
 from chainrule.training.scoring import log_probs
 
 
@@ -16,11 +23,12 @@ class Score:
     """How probable something is under a model.
 
     Args:
-        nats: log-probability of all symbols together.
-        units: bytes (of text); bits_per_unit: -log2 p per unit.
+        nats: log-probability of all symbols together; of a series, the log-density of its values.
+        units: bytes (of text), or points; bits_per_unit: -log2 p per unit.
         per_symbol: log-probability of every symbol, in nats; symbols: what they stand for.
         kind: "exact"; "bound": a lower bound on the probability of the text, because other
-            segmentations spell the same text; "codes": of a learned codec's symbols.
+            segmentations spell the same text; "codes": of a learned codec's symbols, or of a series
+            given its own scale.
         stride: of a model whose context came to an end in this text: how many symbols are scored
             before it looks at a new context, which begins in the middle of the old one.
         backend: what computed it, and in which dtype.
@@ -34,6 +42,7 @@ class Score:
     kind: ScoreKind
     stride: int | None = None
     backend: str = "torch f32"
+    unit: str = "byte"  # or "point"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, the fields' own names."""
@@ -48,18 +57,28 @@ class Score:
             f'title="{-x / math.log(2):.2f} bits">{escape(s)}</span>'
             for s, x in zip(self.symbols, self.per_symbol, strict=True)
         )
-        return f"<p>{self.bits_per_unit:.4f} bits per byte ({self.kind})</p><pre>{spans}</pre>"
+        return (
+            f"<p>{self.bits_per_unit:.4f} bits per {self.unit} ({self.kind})</p><pre>{spans}</pre>"
+        )
 
 
 def score(
-    artifact: Artifact, text: str | bytes, *, backend: str = "auto", dtype: str | None = None
+    artifact: Artifact,
+    text: str | bytes | ArrayLike,
+    *,
+    backend: str = "auto",
+    dtype: str | None = None,
 ) -> Score:
-    """Score one text, from its first symbol on; the end symbol is not counted.
+    """Score one text, from its first symbol on; the end symbol is not counted. Or one series.
 
     Raises:
         ValueError: an empty text, one that the codec can't take, or a backend that can't be.
     """
     on = artifact.choose(backend, dtype, draws=False)
+    if isinstance(artifact.any_codec, SeriesCodec):
+        return _of_series(artifact, artifact.any_codec, text, on)
+    if not isinstance(text, str | bytes):
+        raise ValueError("this run models text: give it a text to score")
     encoded = artifact.codec.encode(text)
     if not len(encoded.symbols):
         raise ValueError("nothing to score: the text is empty")
@@ -76,6 +95,22 @@ def score(
         kind,
         _stride(artifact, len(encoded.symbols)),
         str(on),
+    )
+
+
+def _of_series(artifact: Artifact, codec: SeriesCodec, series: ArrayLike, on: Choice) -> Score:
+    values = numbers(series)
+    if not len(values):
+        raise ValueError("nothing to score: the series is empty")
+    centre, scale = codec.scaling.measure(values)
+    symbols, inside = codec.to_symbols(values, centre, scale)
+    model = artifact.runner(on)
+    cond = Condition(scale=torch.from_numpy(scale)) if "scale" in model.reads else None
+    nats = log_probs(model, symbols, cond=cond) + inside
+    total, shown = float(nats.sum()), [f"{value:g}" for value in values]
+    bits, kind = -total / math.log(2) / len(values), codec.score_kind(Encoded(symbols))
+    return Score(
+        total, len(values), bits, nats.tolist(), shown, kind, backend=str(on), unit="point"
     )
 
 

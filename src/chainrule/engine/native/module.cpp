@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "../../series/native/series.h"
 #include "bind.h"
 #include "dispatch.h"
 #include "ngram.h"
@@ -150,6 +151,10 @@ NB_MODULE(_native, m) {
   m.def("chainrule_q4_scales", &chainrule_q4_scales, freely,
         "w [N, 32], tries, out [N]: the bits of engine/quantize.py's scales for q4.");
   chainrule_bind_machine(m);
+  chainrule_bind_ar(m);
+  chainrule_bind_arima(m);
+  chainrule_bind_regression(m);
+  chainrule_bind_smoothing(m);
   m.def("chainrule_use", &chainrule_use, "name: portable, avx2 or avx512 from now on.");
   m.def("chainrule_used", [] { return chainrule_kernels().name; }, "The kernels in use, by name.");
   m.def("chainrule_num_cores", &chainrule_num_cores, "Cores this process may use; 0 if unknown.");

@@ -1,0 +1,1 @@
+"""Classical forecasting, batched over all series: many short series at once."""

@@ -1,0 +1,126 @@
+"""Differencing: its tests, its polynomials, and the compiled path beside torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from chainrule.native import _native
+from chainrule.series import differencing
+from chainrule.series.batch import Ragged
+from chainrule.series.differencing import (
+    differenced,
+    expand,
+    ndiffs,
+    nsdiffs,
+    seasonal_strength,
+)
+from tests.laws import tolerances
+from tests.unit.series_examples import AIRLINE, ragged
+
+built = pytest.mark.skipif(_native is None, reason="the compiled part was not built")
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return torch.allclose(a, b, rtol=tolerances.FLOAT64, atol=tolerances.FLOAT64)
+
+
+def both(monkeypatch: pytest.MonkeyPatch, run):
+    """What a function gives compiled, and in torch."""
+    first = run()
+    monkeypatch.setattr(differencing, "_native", None)
+    return first, run()
+
+
+def test_walks_are_differenced_and_noise_is_not():
+    noise = torch.randn(4, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    walk, twice = noise.cumsum(1), noise.cumsum(1).cumsum(1)
+    assert ndiffs(Ragged.of(list(noise))).tolist() == [0] * 4
+    assert ndiffs(Ragged.of(list(walk))).tolist() == [1] * 4
+    assert ndiffs(Ragged.of(list(twice))).tolist() == [2] * 4
+    assert ndiffs(Ragged.of(list(twice)), 1).tolist() == [1] * 4
+
+
+def test_what_never_moves_is_not_differenced():
+    data = Ragged.of([[], [4.0], [1e300] * 30, [0.1 * t for t in range(60)], [5e-324] * 9])
+    assert ndiffs(data).tolist() == [0, 0, 0, 1, 0]  # a line is a constant after one difference
+    assert nsdiffs(data, 4).tolist() == [0] * 5
+
+
+def test_airline():
+    """The passengers of Box and Jenkins: statsmodels 0.15.0, STL(period=12, seasonal=11,
+    seasonal_deg=0) with two inner sweeps; kpss("c", nlags=1) is 1.834 before and 0.028 after."""
+    data = Ragged.of([AIRLINE])
+    strength = torch.tensor([0.9411157992468361], dtype=torch.float64)
+    assert torch.allclose(seasonal_strength(data, 12), strength, rtol=tolerances.REFERENCE64)
+    assert nsdiffs(data, 12).tolist() == [1]
+    assert ndiffs(data).tolist() == [1]
+
+
+@pytest.mark.parametrize("season", [2, 4, 7, 12])
+@built
+def test_torch_finds_the_same(monkeypatch, season):
+    data = ragged(season)
+    seasonal = (torch.arange(len(data)) % 3).clamp_max(1)
+    for run in (
+        lambda: ndiffs(data),
+        lambda: ndiffs(data, 2, seasonal, season),
+        lambda: seasonal_strength(data, season),
+    ):
+        with monkeypatch.context() as patch:
+            compiled, plain = both(patch, run)
+        assert close(compiled.double(), plain.double())
+
+
+def test_seasonal_differences_come_first():
+    data = ragged(6)
+    once = torch.ones(len(data), dtype=torch.int64)
+    before = differenced(data, torch.zeros_like(once), once, 6)
+    assert ndiffs(data, 2, once, 6).tolist() == ndiffs(before).tolist()
+
+
+def test_differences_are_numpys():
+    data = ragged(5, known=2)
+    d, D = torch.arange(len(data)) % 3, torch.arange(len(data)) % 2
+    out = differenced(data, d, D, 5)
+    for i in range(len(data)):
+        rows = slice(int(data.begin[i]), int(data.end[i]))
+        whole = torch.cat([data.values[rows, None], data.known[rows]], 1).numpy()
+        for _ in range(int(D[i])):
+            whole = whole[5:] - whole[:-5] if len(whole) > 5 else whole[:0]
+        whole = np.diff(whole, int(d[i]), axis=0) if len(whole) else whole
+        rows = slice(int(out.begin[i]), int(out.end[i]))
+        assert close(out.values[rows], torch.tensor(whole[:, 0]))
+        assert close(out.known[rows], torch.tensor(whole[:, 1:]))
+
+
+def test_lags_multiply_out():
+    phi = torch.tensor([[0.5, -0.2], [0.3, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    d, D = torch.tensor([1, 2, 0]), torch.tensor([1, 0, 0])
+    out = expand(phi, d, D, 4)
+    for i in range(3):
+        poly = np.array([1.0, *(-phi[i])])
+        for _ in range(int(d[i])):
+            poly = np.convolve(poly, [1, -1])
+        for _ in range(int(D[i])):
+            poly = np.convolve(poly, [1, 0, 0, 0, -1])
+        want = np.zeros(out.shape[1])
+        want[: len(poly) - 1] = -poly[1:]
+        assert close(out[i], torch.tensor(want))
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore")
+def test_strength_is_that_of_statsmodels():
+    from statsmodels.tsa.seasonal import STL
+
+    data = ragged(12)
+    for i, strength in enumerate(seasonal_strength(data, 12).tolist()):
+        y = data.values[int(data.begin[i]) : int(data.end[i])].numpy()
+        if len(y) <= 24 or np.ptp(y) == 0:
+            assert strength == 0
+            continue
+        fit = STL(y, period=12, seasonal=11, seasonal_deg=0).fit(inner_iter=2, outer_iter=0)
+        want = 1 - np.var(fit.resid) / np.var(fit.resid + fit.seasonal)
+        assert np.isclose(strength, min(max(want, 0), 1), rtol=0, atol=tolerances.REFERENCE64)
