@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -41,7 +43,7 @@ OURS: dict[str, dict[str, Any]] = {
     "gru, bins": {"model": "gru", "codec": "bins", "dropout": 0.2},
     "transformer, real": {"model": "transformer"},
     "transformer, bins": {"model": "transformer", "codec": "bins", "dropout": 0.2},
-    "ar, pooled": {"model": "ar"},
+    "ar, pooled": {"model": "ar", "size": "base"},
 }
 DEEPAR = "gluonts DeepAR"
 
@@ -115,16 +117,21 @@ def deepar(series: list[np.ndarray], budget: float) -> dict[str, Any]:
             self.steps += 1
             trainer.should_stop = time.process_time() - began > budget
 
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     clock, start = Clock(), pd.Period("1990-01", "M")
     data = ListDataset([{"start": start, "target": y} for y in series], freq="M")
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
     settings = {**quiet, "max_epochs": 10**6, "callbacks": [clock], "accelerator": "cpu"}
-    estimator = DeepAREstimator(
-        freq="M", prediction_length=HORIZON, num_parallel_samples=PATHS, trainer_kwargs=settings
-    )
-    pl.seed_everything(0)
-    began = time.process_time()
-    predictor = estimator.train(data)
+    pl.seed_everything(0, verbose=False)
+    with tempfile.TemporaryDirectory() as folder:  # of its checkpoints
+        estimator = DeepAREstimator(
+            freq="M",
+            prediction_length=HORIZON,
+            num_parallel_samples=PATHS,
+            trainer_kwargs={**settings, "default_root_dir": folder},
+        )
+        began = time.process_time()
+        predictor = estimator.train(data)
     trained = time.process_time()
     paths = torch.tensor(np.stack([f.samples for f in predictor.predict(data)])).double()
     drawing = time.process_time() - trained

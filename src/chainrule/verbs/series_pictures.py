@@ -81,8 +81,8 @@ def intervals(columns: Mapping[str, Any], model: str) -> list[str]:
 
 def title(panel: Panel, row: int) -> str:
     """What a series is called."""
-    single = panel.origin.single
-    return panel.origin.target_col if single else str(panel.ids[row].as_py())
+    unnamed = panel.origin.single and panel.origin.kind == "array"
+    return panel.origin.target_col if unnamed else str(panel.ids[row].as_py())
 
 
 def _chosen(panel: Panel, names: Sequence[str] | None) -> list[int]:
