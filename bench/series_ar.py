@@ -67,7 +67,7 @@ def agreement(series: list[np.ndarray]) -> dict[str, dict[str, float]]:
         "means": law.point,
         # Theirs divide by the rows, ours by the rows less the coefficients.
         "variances": law.scale**2
-        * torch.tensor([1 - (LAGS + 1) / (len(y) - LAGS) for y in series])[:, None],
+        * torch.from_numpy(np.array([1 - (LAGS + 1) / (len(y) - LAGS) for y in series]))[:, None],
     }
     apart: dict[str, list[float]] = {name: [] for name in mine}
     for i, y in enumerate(series):
