@@ -163,6 +163,7 @@ def main(data: Path | None) -> None:
     found = {
         name: {one.name: ours(one, made(kind, one)) for one in every}
         for name, kind in FORECASTERS.items()
+        if name != "var"  # whose series are one system
     }
     peer = {one.name: auto_ets(one) for one in every}
     means = {name: relative(own, base) for name, own in found.items()}
