@@ -328,3 +328,11 @@ def test_a_holiday_among_new_rows_is_filled():
     strict = Forecaster("naive", policy="refuse").fit(data[data.ds < "2020-10-01"])
     with pytest.raises(ValueError, match="refused: 1 NaN"):
         strict.update(rows)
+
+
+def test_a_fit_that_fails_leaves_what_was_there():
+    given = Forecaster("var", order=1).fit(frame(3))
+    before = given.predict(2)
+    with pytest.raises(ValueError, match="points"):
+        given.fit(frame(30, 20))
+    assert given.predict(2).equals(before)

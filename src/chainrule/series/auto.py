@@ -23,6 +23,7 @@ from chainrule.series.baselines import SeasonalNaive
 from chainrule.series.batch import Fitted, Forecast, Model, Ragged
 from chainrule.series.descent import minimised
 from chainrule.series.intervals import Calibrated, Calibration
+from chainrule.series.metrics import scale
 from chainrule.series.recursion import LinearFitted
 from chainrule.series.smoothing import Holt, HoltWinters
 from chainrule.series.windows import windows
@@ -70,10 +71,13 @@ class Auto(Model):
         gate = Gate.fit(past, center, width, self.strength, self.emphasis)
         every = members(data.known is not None)
         fitted = tuple(_linear(model.fit(data, season)) for model in every)
-        scale = _scale(data, season)
-        least = data.padded()[0].amin(1)
         return AutoFitted(
-            fitted, gate.logits(feature), gate.tilt, gate.calibrate(past), scale, least >= 0
+            fitted,
+            gate.logits(feature),
+            gate.tilt,
+            gate.calibrate(past),
+            _scale(data, season),
+            data.padded()[0].amin(1) >= 0,
         )
 
 
@@ -258,15 +262,8 @@ def _blend(made: Tensor, weights: Tensor, scale: Tensor) -> tuple[Tensor, Tensor
 
 
 def _scale(data: Ragged, season: int) -> Tensor:
-    """Mean |y_t - y_{t-m}| of every series, [N]; of single steps where it is no longer than m."""
-    y, there = data.padded()
-    out = torch.zeros(len(y), dtype=y.dtype, device=y.device)
-    for lag in sorted({1, season}):
-        if y.shape[1] > lag:
-            count = there[:, :-lag].sum(1)
-            moved = torch.where(there[:, :-lag], (y[:, lag:] - y[:, :-lag]).abs(), 0.0).sum(1)
-            out = torch.where(count > 0, moved / count.clamp_min(1), out)
-    return out
+    """As ``metrics.scale``; 0 for a single point."""
+    return scale(data, season).nan_to_num(0.0)
 
 
 def _level(data: Ragged) -> Tensor:

@@ -107,17 +107,18 @@ class Forecaster:
     def fit_panel(self, panel: Panel, display: Display | None = None) -> Forecaster:
         """Learn what was read before; ``display`` is told of what takes long."""
         together(panel, self.models)
-        self._data, self._usual, self.fitted = panel, None, {}
         data = panel.select(panel.ok).ragged()
         season, show = panel.calendar.season, display or Silent()
 
         def report(record: dict[str, Any]) -> None:
             show.working("training, steps", record["step"], None)
 
+        fitted = {}
         for name, model in self._told(self.horizon).items():
             told = {"report": report} if isinstance(model, Neural) else {}
-            self.fitted[name] = model.fit(data, season, **told)
-            panel = refusals(panel, name, self.fitted[name])
+            fitted[name] = model.fit(data, season, **told)
+            panel = refusals(panel, name, fitted[name])
+        self.fitted, self._data, self._usual = fitted, panel, None
         self.now = last_points(panel)
         return self
 
