@@ -181,7 +181,7 @@ def test_few_residuals_lean_on_the_normal_law_and_later_steps_on_the_last():
     z = float(torch.special.ndtri(torch.tensor(0.9, dtype=torch.float64)))
     assert 0 < float(few.at([0.9], 1)) <= z
     empty = Calibration.of(torch.full((0, 2), torch.nan, dtype=torch.float64))
-    assert close(empty.at([0.1, 0.9], 5), Calibration.normal().at([0.1, 0.9], 5))
+    assert close(empty.at([0.1, 0.9], 5), torch.tensor([[-z, z]] * 5, dtype=torch.float64))
     grown = Calibration(torch.stack([LEVELS - 0.5, 2 * (LEVELS - 0.5)]))
     assert close(grown.at([0.9], 4)[:, 0], torch.tensor([0.4, 0.8, 0.8, 0.8], dtype=torch.float64))
 
@@ -189,7 +189,7 @@ def test_few_residuals_lean_on_the_normal_law_and_later_steps_on_the_last():
 @pytest.mark.parametrize("level", [0.0, 1.0, -0.1, math.nan])
 def test_levels_out_of_bounds_are_refused(level):
     with pytest.raises(ValueError, match="between 0 and 1"):
-        Calibration.normal().at([level], 1)
+        Calibration(torch.special.ndtri(LEVELS)[None]).at([level], 1)
 
 
 # ---- surprise ----
@@ -201,22 +201,33 @@ def test_a_surprise_of_b_bits_happens_once_in_two_to_the_b(law, count):
     dice = torch.Generator().manual_seed(3)
 
     def draw(n: int) -> torch.Tensor:
-        z = torch.randn(n, 4, generator=dice, dtype=torch.float64)
+        z = torch.randn(n, 6, generator=dice, dtype=torch.float64)
         return z[:, 0] if law == "normal" else z[:, 0] / z[:, 1:].square().mean(1).sqrt()
 
-    found = surprise(draw(200_000), draw(count))
-    for bits in (1, 2, 4):
+    pools = max(4, 2_000 // count)
+    found = torch.cat([surprise(draw(20_000), draw(count)) for _ in range(pools)])
+    for bits in (1, 2, 4) if count < 20_000 else (1, 2, 4, 7, 10):
         share = float((found >= bits).double().mean()) * 2**bits
         assert 0.6 < share < 1.6, bits
 
 
+@pytest.mark.parametrize("count", [300, 730])
+def test_outliers_hide_neither_themselves_nor_each_other(count):
+    dice = torch.Generator().manual_seed(4)
+    off = torch.randn(count, generator=dice, dtype=torch.float64)
+    off[:3] = torch.tensor([10.0, -11.0, 7.0]).double()
+    found = surprise(off, off)
+    assert bool((found[:3] >= 10).all()) and int((found[3:] >= 10).sum()) <= 1
+
+
 def test_surprise_grows_with_size_and_has_no_sign():
-    known = torch.linspace(-3, 3, 1001, dtype=torch.float64)
-    size = torch.tensor([0.0, 1.0, 2.9, 3.1, 10.0, 1e9, torch.inf], dtype=torch.float64)
+    known = torch.randn(1001, generator=torch.Generator().manual_seed(5)).double()
+    size = torch.tensor([0.0, 1.0, 2.9, 3.1, 10.0, 1000.0, 1e300]).double()
     found = surprise(size, known)
     assert bool((found.diff() > 0).all()) and torch.equal(found, surprise(-size, known))
-    few = surprise(size[:-1], known[:0])
-    assert bool((few.diff() > 0).all()) and bool(few.isfinite().all())
+    for few in (known[:0], known[:1], known[:39], torch.zeros(100).double()):
+        bits = surprise(torch.cat([size, torch.tensor([torch.inf]).double()]), few)
+        assert bool((bits.diff() >= 0).all()) and bool((bits < 1000).all())
     assert bool(surprise(torch.tensor([torch.nan]).double(), known).isnan().all())
 
 

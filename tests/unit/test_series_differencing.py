@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from chainrule.series.differencing import (
     ndiffs,
     nsdiffs,
     seasonal_strength,
+    unexplained,
 )
 from tests.laws import tolerances
 from tests.unit.series_examples import AIRLINE, ragged
@@ -124,3 +127,33 @@ def test_strength_is_that_of_statsmodels():
         fit = STL(y, period=12, seasonal=11, seasonal_deg=0).fit(inner_iter=2, outer_iter=0)
         want = 1 - np.var(fit.resid) / np.var(fit.resid + fit.seasonal)
         assert np.isclose(strength, min(max(want, 0), 1), rtol=0, atol=tolerances.REFERENCE64)
+
+
+def test_what_regressors_explain_needs_no_difference():
+    """A season of which there are two, as days have a year, is no walk: its columns say so."""
+    turn = 2 * math.pi * torch.arange(1200).double() / 600
+    known = torch.stack([turn.cos(), turn.sin()], 1)
+    noise = torch.randn(1200, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    season, walk = 10 * turn.cos() + noise, noise.cumsum(0)
+    ends = torch.tensor([1200, 2400])
+    data = Ragged(torch.cat([season, walk]), ends - 1200, ends, known.repeat(2, 1))
+    assert ndiffs(data, 1).tolist() == [1, 1]
+    assert ndiffs(unexplained(data), 1).tolist() == [0, 1]
+
+
+def test_unexplained_is_the_residual_of_least_squares_in_units_of_its_own():
+    dice = torch.Generator().manual_seed(2)
+    known = torch.randn(50, 3, generator=dice, dtype=torch.float64)
+    known[:, 1] = 7.0  # a constant, and a column twice
+    known[:, 2] = 1e6 + 2 * known[:, 0]
+    y = 1e4 + 30 * known[:, 0] + torch.randn(50, generator=dice, dtype=torch.float64)
+    one = torch.cat([known[:, :1], torch.ones(50, 1).double()], 1)
+    wanted = y - one @ torch.linalg.lstsq(one, y[:, None]).solution[:, 0]
+    end = torch.tensor([50])
+    found = unexplained(Ragged(y, end - 50, end, known)).values
+    assert torch.allclose(found / found.std(), wanted / wanted.std(), atol=tolerances.FLOAT32)
+    both = Ragged(torch.cat([y[:30], y]), torch.tensor([0, 30]), torch.tensor([30, 80]),
+                  torch.cat([known[:30], known]))  # fmt: skip
+    assert torch.equal(unexplained(both).values[30:], found), "whatever the batch"
+    short = Ragged(y[:13], end - 50, end - 37, known[:13])
+    assert torch.equal(unexplained(short).values, y[:13])

@@ -14,7 +14,7 @@ from chainrule.native import _native
 from chainrule.series.ar_batched import fit_batched
 from chainrule.series.ar_plan import CRITERIA, METHODS, VALIDATED, Found, Plan
 from chainrule.series.batch import Model, Ragged, Recursions
-from chainrule.series.differencing import expand, ndiffs, nsdiffs
+from chainrule.series.differencing import expand, ndiffs, nsdiffs, unexplained
 from chainrule.series.recursion import LinearFitted
 from chainrule.series.transform import Transform
 
@@ -84,14 +84,14 @@ class AR(Model):
         return self._fitted(data, bent, plan, found)
 
     def _plan(self, data: Ragged, season: int) -> Plan:
-        lens, count = data.lens, len(data)
+        lens, count, left = data.lens, len(data), unexplained(data)
         D = torch.zeros(count, dtype=torch.int64)
         if season > 1:
             fixed = self.seasonal_difference
-            D = nsdiffs(data, season) if fixed is None else D + fixed
+            D = nsdiffs(left, season) if fixed is None else D + fixed
         D = torch.minimum(D, (lens - 1).clamp_min(0) // season)
         if self.difference is None:
-            d = ndiffs(data, _DIFFERENCES, D, season)
+            d = ndiffs(left, _DIFFERENCES, D, season)
         else:
             d = torch.full_like(D, self.difference)
         d = torch.minimum(d, (lens - D * season - 1).clamp_min(0))

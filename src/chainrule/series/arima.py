@@ -23,6 +23,7 @@ from chainrule.series.transform import Transform
 _DIFFERENCES = 2  # at most, by test
 _MOST = (5, 5, 2, 2)  # of p, q, P, Q that the search tries
 _LONG_SEASON = 24  # beyond it the search tries one seasonal lag of either kind
+_FEW = 3  # points that have no AICc once their mean is a parameter
 _FREE = 2  # points beyond the parameters that a fit needs
 
 
@@ -97,7 +98,8 @@ class ARIMA(Model):
         if least == most:
             orders = torch.cat([mean[:, None], none[:, None] + torch.tensor(least)], 1)
         else:
-            lowest = mean if constant else none
+            few = (d + D == 0) & (lens <= _FEW)  # AICc would take 0 for their mean
+            lowest = mean if constant else torch.where(few, mean, none)
             orders = _searched(z, d, D, season, lowest, mean, least, most)
         return _feasible(torch.cat([orders, d[:, None], D[:, None]], 1), lens, season)
 

@@ -26,29 +26,42 @@ from chainrule.series.intervals import Calibrated, Calibration
 from chainrule.series.metrics import scale
 from chainrule.series.recursion import LinearFitted
 from chainrule.series.smoothing import Holt, HoltWinters
+from chainrule.series.transform import power_of_two
 from chainrule.series.windows import windows
 
 _FAR = 30.0  # scaled errors beyond it count as this: one wild window decides nothing
+_WILD = 1e100  # spreads: nothing misses by more
+_MOST = torch.finfo(torch.float64).max
 _SD = 2.5631031310892007  # from the 10 % to the 90 % quantile of the normal law
 
 
 def members(regressors: bool = False) -> tuple[Model, ...]:
-    """The ensemble: unlike each other, and each of them quick. Where there are regressors, those
-    that take them are fitted by least squares, and those that can't are left out or do without."""
+    """The ensemble: unlike each other, and each of them quick. Where there are regressors it is
+    autoregressions, which take them, and one member that gets on if they are worth nothing."""
+    if regressors:
+        levels = AR(difference=0, seasonal_difference=0)
+        return HoltWinters(), levels, replace(levels, difference=1), AR()
     return (
         HoltWinters(),
         HoltWinters(transform="box-cox"),
         Holt(),
         AR(difference=0, seasonal_difference=0),
-        AR(difference=1, seasonal_difference=0, method="ols" if regressors else "burg"),
-        *(() if regressors else (ARIMA(),)),
+        AR(difference=1, seasonal_difference=0, method="burg"),
+        ARIMA(),
         SeasonalNaive(),
     )
+
+
+def _beside(data: Ragged) -> bool:
+    return data.known is not None and data.known.shape[1] > 0
 
 
 @dataclass(frozen=True)
 class Auto(Model):
     """An ensemble chosen on the training part, with pooled split-conformal intervals.
+
+    Series teach each other: a forecast depends on those that are fitted with it, and its bounds a
+    little on their order too (each half of them is judged by what the other taught).
 
     Args:
         horizon: the steps that weights and intervals are learned for; later ones take the
@@ -64,12 +77,13 @@ class Auto(Model):
     emphasis: float = 0.5
 
     def fit(self, data: Ragged, season: int) -> AutoFitted:
-        horizon = self.horizon or max(6, min(2 * season, int(data.lens.double().median()) // 4))
+        middle = int(data.lens.median()) if len(data) else 0
+        horizon = self.horizon or max(6, min(2 * season, middle // 4))
         past = _past(data, season, horizon, self.windows)
         feature = features(data, season)
         center, width = feature.mean(0), feature.std(0, correction=0) + 1e-6
         gate = Gate.fit(past, center, width, self.strength, self.emphasis)
-        every = members(data.known is not None)
+        every = members(_beside(data))
         fitted = tuple(_linear(model.fit(data, season)) for model in every)
         return AutoFitted(
             fitted,
@@ -77,7 +91,7 @@ class Auto(Model):
             gate.tilt,
             gate.calibrate(past),
             _scale(data, season),
-            data.padded()[0].amin(1) >= 0,
+            (data.padded()[0] >= 0).all(1),
         )
 
 
@@ -112,15 +126,19 @@ class AutoFitted(Fitted):
         return _Held(median, spread, self.calibration, self.positive)
 
     def update(self, data: Ragged) -> tuple[AutoFitted, Tensor, Tensor]:
-        new, one = [], []
+        data, new, one = data.packed(), [], []
         for fitted in self.fitted:
-            after, median, deviation = fitted.update(data)
-            new.append(after)
+            later, median, deviation = fitted.update(data)
+            new.append(later)
             one.append(torch.stack([median, deviation], -1))
         rows = torch.repeat_interleave(torch.arange(len(data)), data.lens).to(self.scale.device)
         made = torch.stack(one, 1)[:, :, None]  # [points, J, 1, 2]
         median, spread = _blend(made, self.weights(1)[rows], self.scale[rows])
-        return replace(self, fitted=tuple(new)), median[:, 0], spread[:, 0]
+        above = self.positive.clone()
+        above[rows[data.values < 0]] = False
+        median = torch.where(self.positive[rows, None], median.clamp_min(0), median)
+        after = replace(self, fitted=tuple(new), positive=above)
+        return after, median[:, 0], spread[:, 0]
 
     def restart(self, data: Ragged, back: Tensor) -> AutoFitted:
         return replace(self, fitted=tuple(f.restart(data, back) for f in self.fitted))
@@ -219,7 +237,7 @@ def _past(data: Ragged, season: int, horizon: int, count: int) -> Past:
     """What the members would have forecast ``horizon``, ``1.5 horizon``, … before the end."""
     least = max(4, 2 * season + 2 if season > 1 else horizon // 2)
     parts: list[Past] = []
-    every = members(data.known is not None)
+    every = members(_beside(data))
     for window in windows(data, horizon, count, max(1, horizon // 2), least):
         seen, device = window.seen, data.values.device
         made = [_laws(m.fit(seen, season).forecast(horizon, window.future)) for m in every]
@@ -250,15 +268,18 @@ def _fields(past: Past) -> tuple[Tensor, ...]:
 def _laws(forecast: Forecast) -> Tensor:
     """Median and standard deviation, [N, H, 2]."""
     low, high = forecast.quantile([0.1, 0.9]).unbind(-1)
-    return torch.stack([forecast.point, (high - low) / _SD], -1)
+    return torch.stack([forecast.point, ((high - low) / _SD).clamp_max(_MOST)], -1)
 
 
 def _blend(made: Tensor, weights: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Median and spread [N, H]: the members' own spreads, and how far apart they lie."""
+    unit = power_of_two(made)  # so that no square is infinite
+    made, unit = made / unit[:, None, None, None], unit[:, None]
     median = (made[..., 0] * weights).sum(1)
     own = (made[..., 1] * weights).sum(1)
     apart = ((made[..., 0] - median[:, None]).square() * weights).sum(1)
-    return median, (own.square() + apart).sqrt() + 0.05 * scale[:, None]
+    spread = (own.square() + apart).sqrt() + 0.05 * scale[:, None] / unit
+    return (median * unit).clamp(-_MOST, _MOST), (spread * unit).clamp_max(_MOST)
 
 
 def _scale(data: Ragged, season: int) -> Tensor:
@@ -268,7 +289,8 @@ def _scale(data: Ragged, season: int) -> Tensor:
 
 def _level(data: Ragged) -> Tensor:
     y, there = data.padded()
-    return y.abs().sum(1) / there.sum(1).clamp_min(1)
+    unit = power_of_two(y)
+    return (y / unit[:, None]).abs().sum(1) / there.sum(1).clamp_min(1) * unit
 
 
 def features(data: Ragged, season: int) -> Tensor:
@@ -279,7 +301,7 @@ def features(data: Ragged, season: int) -> Tensor:
     noise = (_scale(data, season) / _level(recent).clamp_min(1e-300) + 1e-4).log()
     y, there = data.padded()
     count = there.sum(1).clamp_min(2).to(y.dtype)
-    size = torch.where(there, y.abs(), 0.0).amax(1, keepdim=True)
+    size = torch.nn.functional.pad(y.abs(), (1, 0)).amax(1, keepdim=True)
     y = y / torch.where(size > 0, size, 1.0)
     both = there[:, 1:] & there[:, :-1]
     step = torch.where(both, y[:, 1:] - y[:, :-1], 0.0)
@@ -371,5 +393,5 @@ class Gate:
             share = _weights(logits, gate.tilt, self.horizon, self.horizon)
             median, spread = _blend(past.made[out], share, past.scale[out])
             good = torch.where(spread > 0, spread, torch.nan)
-            off[out] = (past.came[out] - median) / good
+            off[out] = ((past.came[out] - median) / good).clamp(-_WILD, _WILD)
         return Calibration.of(off)

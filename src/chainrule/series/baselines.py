@@ -12,9 +12,12 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from chainrule.core.noise import Noise, Positions
 from chainrule.series.batch import Model, Ragged, Recursions
 from chainrule.series.recursion import LinearFitted, NormalForecast, newest
 from chainrule.series.transform import Transform, sizes
+
+_MOST = torch.finfo(torch.float64).max
 
 
 @dataclass(frozen=True)
@@ -78,15 +81,35 @@ class Mean(Model):
 
 @dataclass(frozen=True, eq=False)
 class DriftFitted(LinearFitted):
-    """A random walk whose mean step is itself an estimate, from ``info["points"]`` points. Sample
-    paths take it as known."""
+    """A random walk whose mean step is itself an estimate, from ``info["points"]`` points."""
+
+    @property
+    def spread(self) -> Tensor:
+        """Standard deviation of a one-step error, [N]."""
+        return (super().spread * (1 + 1 / self._steps).sqrt()).clamp_max(_MOST)
+
+    @property
+    def _steps(self) -> Tensor:
+        return (self.info["points"].to(self.loc) - 1).clamp_min(1)
 
     def forecast(self, horizon: int, future: Tensor | None = None) -> NormalForecast:
         """The next H steps."""
         law = super().forecast(horizon, future)
-        steps = (self.info["points"].to(law.scale.device) - 1).clamp_min(1)
         ahead = torch.arange(1, horizon + 1, device=law.scale.device, dtype=law.scale.dtype)
-        return replace(law, scale=law.scale * (1 + ahead / steps[:, None]).sqrt())
+        scale = law.scale * (1 + ahead / self._steps[:, None]).sqrt()
+        return replace(law, scale=scale.clamp_max(_MOST))
+
+    def simulate(
+        self, horizon: int, num: int, noise: Noise, future: Tensor | None = None
+    ) -> Tensor:
+        """Sample paths [N, S, H], each with a mean step of its own."""
+        paths = super().simulate(horizon, num, noise, future)
+        now = Positions(tuple(self.seen.tolist()), 1)
+        dice = torch.special.ndtri(noise.to(paths.device).at(now).part(0).uniform(num)[:, 0])
+        ahead = torch.arange(1, horizon + 1, device=paths.device, dtype=paths.dtype)
+        step = dice * (super().spread / self._steps.sqrt())[:, None]
+        moved: Tensor = paths + step[..., None] * ahead
+        return moved.clamp(-_MOST, _MOST)
 
     @staticmethod
     def from_tensors(held: Mapping[str, Tensor]) -> DriftFitted:

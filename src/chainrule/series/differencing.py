@@ -86,6 +86,39 @@ def seasonal_strength(data: Ragged, season: int) -> Tensor:
     return strength
 
 
+def unexplained(data: Ragged) -> Ragged:
+    """What least squares on the regressors leaves of every series: how often to difference is
+    asked of that, as it is all that lags have to say (Hyndman and Athanasopoulos 2021,
+    "Forecasting: principles and practice", section 10.2).
+
+    Series of less than eight points and two for each regressor stay as they are.
+    """
+    if data.known is None or not data.known.shape[1] or not len(data):
+        return data
+    data = data.packed()
+    assert data.known is not None
+    device, count = data.values.device, data.known.shape[1]
+    row = torch.repeat_interleave(torch.arange(len(data)), data.lens).to(device)
+    lens = data.lens.to(device).clamp_min(1)[:, None]
+
+    def summed(x: Tensor) -> Tensor:
+        return x.new_zeros(len(data), x.shape[1]).index_add_(0, row, x)
+
+    x = torch.cat([data.known, data.values[:, None]], 1)
+    near = row[:, None].expand_as(x)
+    size = x.new_zeros(len(data), count + 1).scatter_reduce_(0, near, x.abs(), "amax")
+    x = x / torch.where(size > 0, size, 1.0)[row]
+    x = x - (summed(x) / lens)[row]
+    x = x / summed(x.square()).sqrt().clamp_min(_FLAT)[row]
+    products = torch.stack([summed(x * x[:, [k]]) for k in range(count)], 1)  # [N, F, F + 1]
+    eye = torch.eye(count, dtype=x.dtype, device=device) * _FLAT
+    weights = torch.linalg.solve(products[..., :count] + eye, products[..., count])
+    left = x[:, count] - (x[:, :count] * weights[row]).sum(1)
+    left = torch.where(left.abs() > _FLAT, left, 0.0)
+    kept = (lens[:, 0] < 8 + 2 * count)[row]
+    return Ragged(torch.where(kept, data.values, left), data.begin, data.end, None, data.first)
+
+
 def differenced(data: Ragged, d: Tensor, D: Tensor, season: int) -> Ragged:
     """Every series differenced d [N] times and D [N] times at lag ``season``; regressors too.
 

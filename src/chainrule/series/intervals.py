@@ -34,11 +34,6 @@ class Calibration:
     table: Tensor
 
     @staticmethod
-    def normal(device: torch.device | str = "cpu") -> Calibration:
-        """The normal law at every step: nothing to calibrate with."""
-        return Calibration(torch.special.ndtri(LEVELS)[None].to(device))
-
-    @staticmethod
     def of(residuals: Tensor) -> Calibration:
         """From (y - median) / spread, [R, H] with nan where there is none.
 
@@ -54,7 +49,7 @@ class Calibration:
                 continue
             # The n + 1 is conformal: one more residual is to come, and may be the largest.
             outward = (LEVELS - 0.5).to(near) * (1 + 1 / len(near)) + 0.5
-            found = torch.quantile(near, outward.clamp(0, 1)) - near.median()
+            found = _quantiles(near.sort().values, outward.clamp(0, 1)) - near.median()
             share = len(near) / (len(near) + _PRIOR)
             rows.append(share * found + (1 - share) * z)
         table = torch.stack(rows)
@@ -78,6 +73,13 @@ class Calibration:
         return out
 
 
+def _quantiles(ordered: Tensor, levels: Tensor) -> Tensor:
+    """As ``torch.quantile``, which refuses more than 2^24 numbers."""
+    rank = levels * (len(ordered) - 1)
+    low = rank.floor()
+    return torch.lerp(ordered[low.long()], ordered[rank.ceil().long()], rank - low)
+
+
 @dataclass(frozen=True, eq=False)
 class Calibrated(Forecast):
     """Medians and spreads [N, H] (standard deviations of a law like the normal one)."""
@@ -92,4 +94,5 @@ class Calibrated(Forecast):
 
     def quantile(self, levels: Sequence[float]) -> Tensor:
         away = self.calibration.at(levels, self.median.shape[1])
-        return self.median[..., None] + self.spread[..., None] * away
+        most = torch.finfo(self.median.dtype).max
+        return (self.median[..., None] + self.spread[..., None] * away).clamp(-most, most)

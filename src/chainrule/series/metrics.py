@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule.series.batch import Ragged
+from chainrule.series.transform import power_of_two
 
 Numbers = Tensor | NDArray  # type: ignore[type-arg]
 
@@ -32,8 +33,10 @@ def scale(data: Ragged, season: int = 1) -> Tensor:
 def _moved(y: Tensor, there: Tensor, lag: int) -> Tensor:
     if y.shape[1] <= lag:
         return y.new_full((len(y),), torch.nan)
-    old = there[:, :-lag]
-    return torch.where(old, (y[:, lag:] - y[:, :-lag]).abs(), 0.0).sum(1) / old.sum(1)
+    old, unit = there[:, :-lag], power_of_two(y)
+    y = y / unit[:, None]
+    moved = torch.where(old, (y[:, lag:] - y[:, :-lag]).abs(), 0.0).sum(1) / old.sum(1)
+    return (moved * unit).clamp_max(torch.finfo(y.dtype).max)
 
 
 def mae(y: Numbers, point: Numbers) -> Tensor:

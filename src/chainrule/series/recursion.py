@@ -17,6 +17,7 @@ from chainrule.native import _native
 from chainrule.series.batch import Fitted, Forecast, Ragged, Recursions
 from chainrule.series.transform import Transform
 
+_CHUNK = 2**24  # numbers in the largest tensor beside the paths
 _FAR = 1e150  # no step in scaled units goes further: squares and sums of it stay finite
 _MOST = torch.finfo(torch.float64).max
 
@@ -32,10 +33,7 @@ def forecast(at: Recursions, horizon: int, future: Tensor | None = None) -> tupl
     if future is not None and at.beta.shape[1]:
         beside = (future * at.beta[:, None]).sum(-1).clamp(-_FAR, _FAR)
     if _native is not None and at.phi.device.type == "cpu":
-        mean, variance = at.phi.new_empty(2, count, horizon)
-        given = *_parts(at), beside.contiguous().numpy(), mean.numpy(), variance.numpy()
-        _native.chainrule_series_forecast(*given, torch.get_num_threads())
-        return mean, variance
+        return _natively(at, horizon, beside)
     mean = _run(at, horizon, beside)
     sums = psi(at, horizon).square().cumsum(1).clamp_max(_FAR * _FAR)
     return mean, (at.sigma2[:, None] * sums).clamp_max(_FAR * _FAR)
@@ -50,7 +48,19 @@ def psi(at: Recursions, horizon: int) -> Tensor:
         past=torch.cat([zero(at.past), zero(at.constant)[:, None] + 1], 1)[:, 1:],
         errors=torch.cat([zero(at.errors), zero(at.constant)[:, None] + 1], 1)[:, 1:],
     )
-    return torch.cat([bare.past.new_ones(len(at.phi), 1), _run(bare, horizon - 1)], 1)[:, :horizon]
+    if _native is not None and at.phi.device.type == "cpu":
+        later, _ = _natively(bare, max(horizon - 1, 0), at.beta[:, :0])
+    else:
+        later = _run(bare, horizon - 1)
+    return torch.cat([later.new_ones(len(later), 1), later], 1)[:, :horizon]
+
+
+def _natively(at: Recursions, horizon: int, beside: Tensor) -> tuple[Tensor, Tensor]:
+    assert _native is not None
+    mean, variance = at.phi.new_empty(2, len(at.constant), horizon)
+    given = *_parts(at), beside.contiguous().numpy(), mean.numpy(), variance.numpy()
+    _native.chainrule_series_forecast(*given, torch.get_num_threads())
+    return mean, variance
 
 
 def _run(at: Recursions, horizon: int, beside: Tensor | None = None) -> Tensor:
@@ -140,9 +150,12 @@ def simulate(
     weights = psi(at, horizon)
     step = torch.arange(horizon, device=mean.device)
     back = step[None, :] - step[:, None]  # error of row, value of column
-    matrix = torch.where(back >= 0, weights[:, back.clamp_min(0)], 0.0)
-    paths: Tensor = mean[:, None] + errors @ matrix
-    return paths.clamp(-_FAR, _FAR)
+    each = max(1, _CHUNK // horizon**2)
+    paths = []
+    for some in torch.arange(len(mean), device=mean.device).split(each):
+        matrix = torch.where(back >= 0, weights[some][:, back.clamp_min(0)], 0.0)
+        paths.append(mean[some][:, None] + errors[some] @ matrix)
+    return torch.cat(paths).clamp(-_FAR, _FAR) if paths else errors
 
 
 def _parts(at: Recursions) -> list[object]:

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from chainrule.core.noise import Noise
 from chainrule.series.batch import Fitted, Model, Ragged, Rows
-from chainrule.series.differencing import ndiffs, nsdiffs
+from chainrule.series.differencing import ndiffs, nsdiffs, unexplained
 from chainrule.series.equations import Columns
 from chainrule.series.recursion import LinearFitted, NormalForecast, forecast, psi, simulate
 from chainrule.series.transform import Transform
 from chainrule.series.windowed import Found, One, Task
 
 STRATEGIES = ("recursive", "direct", "multi-output", "rectify")
+_ENDS = torch.finfo(torch.float64).min, torch.finfo(torch.float64).max
 _TREND = 128.0  # steps that the trend's column grows by 1 in
 
 
@@ -129,13 +130,13 @@ class Regression(Model):
 
     def _differences(self, data: Ragged, season: int) -> tuple[Tensor, Tensor]:
         """int64 [N] each; never more than leave a point. By test: of most where pooled."""
-        D = torch.zeros(len(data), dtype=torch.int64)
+        D, left = torch.zeros(len(data), dtype=torch.int64), unexplained(data)
         if season > 1:
             fixed = self.seasonal_difference
-            D = self._shared(nsdiffs(data, season)) if fixed is None else D + fixed
+            D = self._shared(nsdiffs(left, season)) if fixed is None else D + fixed
         D = torch.minimum(D, (data.lens - 1).clamp_min(0) // season)
         if self.difference is None:
-            d = self._shared(ndiffs(data, D=D, season=season))
+            d = self._shared(ndiffs(left, D=D, season=season))
         else:
             d = torch.full_like(D, self.difference)
         return torch.minimum(d, (data.lens - D * season - 1).clamp_min(0)), D
@@ -256,8 +257,8 @@ class RegressionFitted(Fitted):
         own = scale * self.correction.deviation[:, :horizon]
         return replace(
             made,
-            loc=made.loc + scale * self.correction.added(past, known, horizon),
-            scale=torch.where(own.isnan(), made.scale, own),
+            loc=(made.loc + scale * self.correction.added(past, known, horizon)).clamp(*_ENDS),
+            scale=torch.where(own.isnan(), made.scale, own).clamp_max(_ENDS[1]),
         )
 
     def simulate(
@@ -275,7 +276,7 @@ class RegressionFitted(Fitted):
         paths = simulate(one.recursions, horizon, num, noise, start, known) - mean[:, None]
         deviation = variance.sqrt()[:, None]
         paths = torch.where(deviation > 0, paths / torch.where(deviation > 0, deviation, 1.0), 0.0)
-        z = law.loc[..., None] + law.scale[..., None] * paths.transpose(1, 2)
+        z = (law.loc[..., None] + law.scale[..., None] * paths.transpose(1, 2)).clamp(*_ENDS)
         return (z if law.transform is None else law.transform.inverse(z)).transpose(1, 2)
 
     def update(self, data: Ragged) -> tuple[RegressionFitted, Tensor, Tensor]:

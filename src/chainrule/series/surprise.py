@@ -5,51 +5,60 @@ A surprise of b bits or more happens by chance once in 2^b points. Shapes: P poi
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-_TAIL = 0.05  # the share of the largest residuals that the tail is drawn from
-_FEW = 20  # residuals that a tail needs; with less than twice as many it is Student's, 5 degrees
-_MEDIAN5 = 0.7266868438004226  # of that law's size
+from chainrule.core.distributions import StudentT
+from chainrule.core.special import betainc
+
+_INNER, _EDGE = 0.8, 0.975  # how far apart these quantiles lie tells how heavy the tails are
+_FEW = 40  # residuals that a tail of their own needs; Student's law of _DF weighs as many
+_DF = 5.0
+_DFS = 1 / torch.linspace(1, 0.01, 100, dtype=torch.float64)
 
 
 def surprise(residuals: Tensor, known: Tensor) -> Tensor:
     """-log2 P(|R| ≥ |r|) of ``residuals`` [P], by what ``known`` residuals [any] were.
 
     Both are errors of one step over the standard deviation that was forecast for it. Inside, the
-    probability is a rank among the known ones; beyond, their largest 5 % go on as a generalised
-    Pareto law, no lighter than exponential (Hosking & Wallis 1987, "Parameter and quantile
-    estimation for the generalized Pareto distribution", by probability-weighted moments).
-    Residuals that are nan have no surprise (nan).
+    probability is a rank among the known ones; beyond their 97.5 % quantile they go on as Student's
+    law. Its degrees of freedom come from two quantiles, not from the largest residuals, so that
+    a few outliers hide neither themselves nor each other.
+    Residuals that are nan have no surprise (nan); endless ones tell nothing of the others.
     """
-    pool = known[~known.isnan()].abs().sort().values
-    count, size = len(pool), residuals.abs()
-    beyond = max(_FEW, int(count * _TAIL))
-    if count < 2 * beyond:
-        middle = float(pool.median()) if count else 0.0
-        unit = middle / _MEDIAN5 if middle > 0 else 1.0
-        return -torch.log2(_student5(size / unit).clamp_min(1e-300))
-    edge = pool[count - beyond - 1]
-    over = pool[count - beyond :] - edge
-    rank = torch.arange(beyond, 0, -1).to(pool) - 0.65
-    first, second = over.mean(), (over * rank / beyond).mean()
-    shape = float((2 - first / (first - 2 * second)).nan_to_num(0.0).clamp(0.0, 0.9))
-    unit = max(float(first * (1 - shape)), 1e-12 * max(float(edge), 1e-288))
-    out_there = (size - edge).clamp_min(0) / unit
-    fall = torch.log1p(shape * out_there) / shape if shape > 1e-6 else out_there
-    far = math.log2(count / beyond) + fall / math.log(2)
-    inside = (count - torch.searchsorted(pool, size.contiguous()) + 1) / (count + 1)
-    out = torch.where(size <= edge, -torch.log2(inside.to(size.dtype)), far)
+    pool = known[known.isfinite()].abs().sort().values
+    count, size = len(pool), residuals.abs().double()
+    middle, inner, edge = (
+        float(pool[int(level * (count - 1))]) if count else 0.0 for level in (0.5, _INNER, _EDGE)
+    )
+    df = 1 / ((count / _heaviness(inner, edge) + _FEW / _DF) / (count + _FEW))
+    few = count < _FEW
+    place, level = (middle, 0.5) if few else (edge, _EDGE)
+    unit = place / float(_size(torch.tensor([df]).double(), level)) if place > 0 else 1.0
+    far = -torch.log2(_beyond(size / unit, df).clamp_min(1e-300)) + 0.0
+    if few:
+        return far
+    inside = (count - torch.searchsorted(pool, size.to(pool).contiguous()) + 1) / (count + 1)
+    out = torch.where(size <= edge, 0.0 - torch.log2(inside.double()), far)
     return torch.where(residuals.isnan(), torch.nan, out)
 
 
-def _student5(t: Tensor) -> Tensor:
-    """P(|T| ≥ t) for Student's law with 5 degrees of freedom, in closed form."""
-    angle = torch.atan(t / math.sqrt(5))
-    sine, cosine = angle.sin(), angle.cos()
-    within = 2 / math.pi * (angle + sine * (cosine + 2 / 3 * cosine**3))
-    tail = 1 - within
-    far = 2 * 9.4906 / t.clamp_min(1.0) ** 5  # its leading term, where 1 - within has no digits
-    return torch.where(t > 100, far.clamp_max(1.0), tail)
+def _heaviness(inner: float, edge: float) -> float:
+    """The degrees of freedom, 1 to 100, of the law whose quantiles lie as far apart."""
+    if not 0 < inner <= edge:
+        return _DF
+    ratio = _size(_DFS, _EDGE) / _size(_DFS, _INNER)
+    return float(_DFS[(ratio - edge / inner).abs().argmin()])
+
+
+def _size(df: Tensor, level: float) -> Tensor:
+    """Quantiles of |T|."""
+    one = torch.ones_like(df)
+    return StudentT(df, 0 * one, one).quantile(one * (0.5 + level / 2))
+
+
+def _beyond(t: Tensor, df: float) -> Tensor:
+    """P(|T| ≥ t) for Student's law."""
+    n = torch.tensor(df, dtype=torch.float64, device=t.device)
+    part = n / (n + t.square())
+    return betainc(n / 2, torch.full_like(n, 0.5), part, 1 - part)

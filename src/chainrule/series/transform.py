@@ -110,6 +110,13 @@ def sizes(data: Ragged) -> Tensor:
     """The power of two above the greatest absolute value of each packed series, [N]."""
     row = torch.repeat_interleave(torch.arange(len(data)), data.lens).to(data.values.device)
     most = data.values.new_zeros(len(data)).scatter_reduce(0, row, data.values.abs(), "amax")
+    return power_of_two(most[:, None])
+
+
+def power_of_two(y: Tensor) -> Tensor:
+    """The one above the greatest size of y [N, ...], [N]; 1 for zeros. To divide by it and to
+    multiply again loses nothing."""
+    most = torch.nn.functional.pad(y.abs().flatten(1), (1, 0)).amax(1)
     power = torch.frexp(most).exponent.clamp(-1000, 1000)
     return torch.where(most > 0, torch.ldexp(torch.ones_like(most), power), 1.0)
 

@@ -16,6 +16,7 @@ from chainrule.series.equations import Columns, Equations
 from chainrule.series.levinson import shrunk
 
 _WINDOWS = 2  # at least so many a weight
+_HIGH = 1e308  # no unit is greater
 _FLAT = 1e-12  # of a series' size: what moves less, or misses by less, doesn't
 
 
@@ -110,7 +111,7 @@ class Task:
             size = (squares / lens[:, None]).sqrt()
         size = torch.where(size > _FLAT, size, 1.0)
         still = scale == 0
-        scale = torch.where(still, 1.0, scale)
+        scale = torch.where(still, 1.0, torch.minimum(scale, _HIGH / unit[:, 0]))
         flat = torch.where(inside & ~still[rows], w.values / scale[rows], 0.0)
         known = torch.where(inside[:, None], w.known / size[rows], 0.0)
         none = torch.zeros(count, 0, dtype=torch.float64, device=device)
@@ -213,15 +214,23 @@ class Task:
         return use.to(self.rows.device), reach, count
 
     def _shared(self, columns: Columns, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        """All columns, for every series that has a window, where these are enough in all."""
+        """All columns, for every series that has a window and moves, where these are enough."""
         far = max(columns.lags)
         rows = columns.rows(self.w.lens, torch.full_like(self.w.lens, far), steps).clamp_min(0)
         enough = int(rows[:, -1].sum()) >= _WINDOWS * columns.width
-        able = (rows[:, 0] > 0) & enough
+        able = (rows[:, 0] > 0) & enough & self._moves().cpu()
         use = torch.ones(len(able), columns.width, dtype=torch.bool)
         use[:, 0] = self.constant.cpu()
         count = torch.where(able, len(columns.lags), -1)
         return use.to(self.rows.device), torch.full_like(count, far), count
+
+    def _moves(self) -> Tensor:
+        """bool [N]: w is not constant."""
+        count = len(self.scale)
+        lens = self.w.lens.clamp_min(1).to(self.scale.device)
+        mean = _sum((self.w.values * self.inside)[:, None], self.rows, count)[:, 0] / lens
+        off = torch.where(self.inside, self.w.values - mean[self.rows], 0.0)
+        return _sum(off.square()[:, None], self.rows, count)[:, 0] > _FLAT**2 * lens
 
     def one(self, columns: Columns, pooled: bool, stable: bool) -> One:
         """Equations of one step. A series that has no part in the common one gets its own."""
