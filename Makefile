@@ -38,7 +38,7 @@ format: $(STAMP) ## put the code into its format
 laws: $(STAMP) ## break the code on purpose: which law kills which mutant
 	$(BIN)/python -m tests.laws.mutants
 
-sanitize: $(STAMP) ## the engine's tests under the address and undefined behaviour sanitizers
+sanitize: $(STAMP) ## the compiled part's tests under the address and undefined behaviour sanitizers
 	$(BIN)/python -m tests.sanitize
 
 bench: $(STAMP) ## peers side by side; DATA=folder for those that need files

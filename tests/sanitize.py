@@ -1,6 +1,6 @@
 """The compiled part under AddressSanitizer and UndefinedBehaviorSanitizer: ``make sanitize``.
 
-Builds it once more into build/sanitize, and runs the engine's tests with that copy. Needs g++.
+Builds it once more into build/sanitize, and runs the tests that use it with that copy. Needs g++.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ FOLDER = ROOT / "build" / "sanitize"
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1"
 TESTS = (
     "tests/unit -k engine or blocks or native_sampling or ngram or rollout or tables",
+    "tests/unit -k series or forecaster or linear_model",
     "tests/laws -k compiled",
 )
 

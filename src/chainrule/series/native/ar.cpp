@@ -78,6 +78,10 @@ double penalised(Criterion criterion, double variance, double rows, double param
   return fit + 2 * parameters + 2 * parameters * (parameters + 1) / room;
 }
 
+std::int64_t held_out(std::int64_t n, std::int64_t validated) {
+  return std::max<std::int64_t>(1, n / validated);
+}
+
 // The least criterion; the shortest order among equals.
 std::int64_t best(const std::vector<double>& score) {
   return std::min_element(score.begin(), score.end()) - score.begin();
@@ -159,7 +163,7 @@ class Fitter {
   std::int64_t chosen(const Job& job, std::int64_t n, std::int64_t fixed, std::int64_t far) {
     const std::int64_t first = std::max(job.order, far);
     const bool validating = task.criterion == kValidation;
-    const std::int64_t held = validating ? held_out(n) : 0;
+    const std::int64_t held = validating ? held_out(n, task.validated) : 0;
     squares_.eliminate(first, n - held);
     const std::int64_t width = squares_.width();
     score_.clear();
@@ -194,16 +198,12 @@ class Fitter {
     return sum;
   }
 
-  std::int64_t held_out(std::int64_t n) const {
-    return std::max<std::int64_t>(1, n / task.validated);
-  }
-
   // Yule-Walker and Burg.
   void recurse(const Job& job, std::int64_t n, double* phi, Found* found) {
     const std::int64_t order = job.order;
     std::int64_t k = order;
     if (task.criterion != kFixed && order > 0) {
-      const std::int64_t held = task.criterion == kValidation ? held_out(n) : 0;
+      const std::int64_t held = task.criterion == kValidation ? held_out(n, task.validated) : 0;
       const double mean = run(job, n - held);
       score_.assign(order + 1, 0);
       for (std::int64_t q = 0; q <= order; ++q) {
@@ -308,13 +308,22 @@ void bound_fit(Reals values, Ints begin, Ints end, Rows known, Ints d, Ints D, I
   require(season >= 1 && validated >= 1 && 0 <= method && method <= kBurg && 0 <= criterion &&
               criterion <= kValidation,
           "series: unknown method, criterion or season");
+  const auto fits = [room](std::int64_t times, std::int64_t lag) {
+    return 0 <= times && times <= room / lag;
+  };
   for (std::size_t i = 0; i < count; ++i) {
-    const std::int64_t p = order.data()[i], far = seasonal.data()[i] * season;
-    const std::int64_t gone = d.data()[i] + D.data()[i] * season;
-    const std::int64_t left = end.data()[i] - begin.data()[i] - gone;
-    require(p >= 0 && far >= 0 && d.data()[i] >= 0 && D.data()[i] >= 0 &&
-                std::max(p, far) + gone <= room && (left < 1 || std::max(p, far) < left),
-            "series: an order is longer than its series or than phi");
+    constexpr const char* kLong = "series: an order is longer than its series or than phi";
+    const std::int64_t p = order.data()[i], n = end.data()[i] - begin.data()[i];
+    require(fits(p, 1) && fits(d.data()[i], 1) && fits(D.data()[i], season) &&
+                fits(seasonal.data()[i], season),
+            kLong);
+    const std::int64_t reach = std::max(p, seasonal.data()[i] * season);
+    const std::int64_t gone = d.data()[i] + D.data()[i] * season, left = n - gone;
+    const bool validating = criterion == kValidation && p > 0;
+    require(reach + gone <= room && (gone == 0 || left > 0) &&
+                reach < std::max<std::int64_t>(left, 1) -
+                            (validating ? held_out(left, validated) : 0),
+            kLong);
   }
   const Task task{static_cast<Method>(method), static_cast<Criterion>(criterion), season, validated,
                   stable};
@@ -351,8 +360,8 @@ void chainrule_bind_ar(nanobind::module_& m) {
   using namespace chainrule_series;
   chainrule_bind_differencing(m);
   chainrule_bind_recursion(m);
-  m.def("chainrule_ar_fit", &bound_fit,
-        "values, begin, end, known [points, F], then [N] each: d, D, order, seasonal, constant, "
-        "regressed; method, criterion, season, validated, stable; out: phi and past [N, P], "
-        "beta [N, F], found [N, 5] (constant, sigma2, loc, scale, radius), orders [N]; threads.");
+  define(m, "chainrule_ar_fit", &bound_fit,
+         "values, begin, end, known [points, F], then [N] each: d, D, order, seasonal, constant, "
+         "regressed; method, criterion, season, validated, stable; out: phi and past [N, P], "
+         "beta [N, F], found [N, 5] (constant, sigma2, loc, scale, radius), orders [N]; threads.");
 }

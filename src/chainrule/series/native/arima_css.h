@@ -69,8 +69,8 @@ class ChainruleArimaPoint {
   std::vector<double> normal, slope;
 
  private:
-  const double* column(int c) const { return columns_.data() + c * n_; }
-  double* column(int c) { return columns_.data() + c * n_; }
+  const double* column(int c) const { return columns_.data() + std::ptrdiff_t(c) * n_; }
+  double* column(int c) { return columns_.data() + std::ptrdiff_t(c) * n_; }
 
   // Durbin and Levinson: coefficients of the factors, and their derivatives.
   void expand(const std::vector<double>& at) {
@@ -132,7 +132,7 @@ class ChainruleArimaPoint {
   void derive(const double* y, double mean) {
     const int n = n_, m = season_, from = from_, p = order_.sizes[0], q = order_.sizes[1];
     const int P = order_.sizes[2], Q = order_.sizes[3];
-    columns_.resize((order_.size() + 1) * n);
+    columns_.resize(std::size_t(order_.size() + 1) * n);
     centred_.resize(3 * n);
     double *c = centred_.data(), *a = c, *b = c;
     for (int t = 0; t < n; ++t) c[t] = y[t] - mean;

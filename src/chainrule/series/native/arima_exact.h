@@ -52,12 +52,15 @@ class ChainruleArimaExact {
   }
 
  private:
+  // Places of the rows 1 .. k - 1 of a triangle.
+  static std::ptrdiff_t before(std::ptrdiff_t k) { return k * (k - 1) / 2; }
+
   // y_[k], k < r + 1: autocovariances for errors of variance 1; psi_[k], k < r: the weights of past
   // errors. The autoregression's own come from its partial autocorrelations.
   bool covariances(const std::vector<double>& phi, const std::vector<double>& theta, int r) {
     const int p = int(phi.size()), q = int(theta.size()), most = r + q + 1;
-    rows_.resize(p * (p + 1) / 2 + 1);
-    double* row = rows_.data() + p * (p - 1) / 2;
+    rows_.resize(before(p + 1) + 1);
+    double* row = rows_.data() + before(p);
     std::copy(phi.begin(), phi.end(), row);
     double variance = 1;
     for (int k = p; k > 0; --k, row -= k) {
@@ -72,7 +75,7 @@ class ChainruleArimaExact {
     row = rows_.data();
     for (int k = 1; k < most; ++k) {
       const int taken = std::min(k, p);
-      if (p) row = rows_.data() + taken * (taken - 1) / 2;
+      if (p) row = rows_.data() + before(taken);
       double sum = 0;
       for (int i = 1; i <= taken; ++i) sum += row[i - 1] * u_[std::abs(k - i)];
       u_[k] = sum;

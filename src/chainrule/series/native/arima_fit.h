@@ -68,7 +68,7 @@ class ChainruleArima {
     const int seen = lags + std::max(of[1], m * of[3]);
     const int from = std::max(order.skipped(m), of[1] + of[3] ? seen : 0);
     if (n - from < 2 * k + 2) return;
-    columns_.resize((k + 1) * n);
+    columns_.resize(std::size_t(k + 1) * n);
     double* x = columns_.data();
     const auto put = [&](const double* v, int lag) {
       for (int t = from; t < n; ++t) x[t] = v[t - lag];
@@ -83,11 +83,12 @@ class ChainruleArima {
     x = columns_.data();
     free_.clear();
     for (int i = 0; i < k; ++i) {
+      const double* own = x + std::ptrdiff_t(i + 1) * n;
       for (int j = 0; j <= i; ++j) {
         here_.normal[i * k + j] = here_.normal[j * k + i] =
-            chainrule_dot(x + (i + 1) * n, x + (j + 1) * n, from, n);
+            chainrule_dot(own, x + std::ptrdiff_t(j + 1) * n, from, n);
       }
-      here_.slope[i] = -chainrule_dot(x + (i + 1) * n, x, from, n);
+      here_.slope[i] = -chainrule_dot(own, x, from, n);
       if (here_.normal[i * k + i] > 0) free_.push_back(i);
     }
     if (solve(k, 1e-6, false) < 0) return;

@@ -65,7 +65,7 @@ bool kpss_rejects(const double* x, std::int64_t n, std::vector<double>& e) {
 std::int64_t ndiffs(const double* y, std::int64_t n, std::int64_t D, std::int64_t season,
                     std::int64_t most, std::vector<double>& e) {
   std::vector<double> x = sized(y, n);
-  for (std::int64_t step = 0; step < D; ++step) {
+  for (std::int64_t step = 0; step < D && n > 0; ++step) {
     n = std::max<std::int64_t>(0, n - season);
     for (std::int64_t t = 0; t < n; ++t) x[t] = x[t + season] - x[t];
   }
@@ -90,17 +90,20 @@ class Loess {
 
   // Places -beyond .. n - 1 + beyond, to every stride-th of out.
   void run(const double* y, std::int64_t n, double* out, std::int64_t stride) {
-    const std::vector<double>& edge = edges(n);
-    const std::int64_t taken = std::min(n, window_), last = std::max(half_, n - taken + half_ + 1);
-    const double* weights = edge.data();
+    const std::int64_t taken = std::min(n, window_);
+    const double* kept = edges(n);
+    own_.resize(taken);
     for (std::int64_t place = -beyond_; place < n + beyond_; ++place) {
-      const bool inner = taken == window_ && half_ <= place && place < last;
-      const double* x = y + std::min(std::max<std::int64_t>(place - half_, 0), n - taken);
-      const double* w = inner ? middle_.data() : weights;
+      const double* x = y + left(place, n);
+      const double* w = middle_.data();
+      if (!inner(place, n) && kept) {
+        w = kept, kept += taken;
+      } else if (!inner(place, n)) {
+        w = own_.data(), weigh(place, n, own_.data());
+      }
       double sum = 0;
       for (std::int64_t k = 0; k < taken; ++k) sum += w[k] * x[k];
       out[(place + beyond_) * stride] = sum;
-      if (!inner) weights += taken;
     }
   }
 
@@ -112,46 +115,62 @@ class Loess {
     return s * s * s;
   }
 
-  // The weights of all places whose window is not centred on them, one after the other.
-  const std::vector<double>& edges(std::int64_t n) {
-    if (edges_.size() > kKept && !edges_.count(n)) edges_.clear();
-    std::vector<double>& rows = edges_[n];
-    if (!rows.empty()) return rows;
-    const std::int64_t taken = std::min(n, window_), last = std::max(half_, n - taken + half_ + 1);
-    for (std::int64_t place = -beyond_; place < n + beyond_; ++place) {
-      if (taken == window_ && half_ <= place && place < last) continue;
-      const std::int64_t left = std::min(std::max<std::int64_t>(place - half_, 0), n - taken);
-      double reach = double(std::max(place - left, left + taken - 1 - place));
-      if (window_ > n) reach += double((window_ - n) / 2);
-      double mass = 0, first = 0, second = 0;
-      rows.resize(rows.size() + taken);
-      double* w = rows.data() + rows.size() - taken;
-      for (std::int64_t k = 0; k < taken; ++k) {
-        const double off = double(left + k - place);
-        w[k] = tricube(std::fabs(off), reach);
-        mass += w[k];
-        first += w[k] * off;
-        second += w[k] * off * off;
-      }
-      if (!(mass > 0)) {
-        w[std::min(std::max<std::int64_t>(place, 0), n - 1) - left] = 1;
-        continue;
-      }
-      const double centre = first / mass, spread = second / mass - centre * centre;
-      const bool wide = degree_ && std::sqrt(std::max(spread, 0.0)) > 0.001 * double(n - 1);
-      for (std::int64_t k = 0; k < taken; ++k) {
-        const double off = double(left + k - place);
-        w[k] *= (wide ? 1 - centre * (off - centre) / spread : 1) / mass;
-      }
-    }
-    return rows;
+  // Where the window of a place begins, and whether it is centred on the place.
+  std::int64_t left(std::int64_t place, std::int64_t n) const {
+    return std::min(std::max<std::int64_t>(place - half_, 0), n - std::min(n, window_));
+  }
+  bool inner(std::int64_t place, std::int64_t n) const {
+    return half_ <= place && place + half_ < n;
   }
 
-  static constexpr std::size_t kKept = 256;
+  // The weights of all places whose window is not centred on them, one after the other. Null
+  // where they are too many to keep.
+  const double* edges(std::int64_t n) {
+    const auto found = edges_.find(n);
+    if (found != edges_.end()) return found->second.data();
+    const std::int64_t taken = std::min(n, window_);
+    const std::int64_t places = std::min(n, window_ - 1) + 2 * beyond_, size = places * taken;
+    if (places > kKept / taken) return nullptr;
+    if (held_ + size > kKept) edges_.clear(), held_ = 0;
+    std::vector<double> rows(size);
+    double* w = rows.data();
+    for (std::int64_t place = -beyond_; place < n + beyond_; ++place) {
+      if (!inner(place, n)) weigh(place, n, w), w += taken;
+    }
+    held_ += size;
+    return edges_.emplace(n, std::move(rows)).first->second.data();
+  }
+
+  void weigh(std::int64_t place, std::int64_t n, double* w) const {
+    const std::int64_t taken = std::min(n, window_), from = left(place, n);
+    double reach = double(std::max(place - from, from + taken - 1 - place));
+    if (window_ > n) reach += double((window_ - n) / 2);
+    double mass = 0, first = 0, second = 0;
+    for (std::int64_t k = 0; k < taken; ++k) {
+      const double off = double(from + k - place);
+      w[k] = tricube(std::fabs(off), reach);
+      mass += w[k];
+      first += w[k] * off;
+      second += w[k] * off * off;
+    }
+    if (!(mass > 0)) {
+      w[std::min(std::max<std::int64_t>(place, 0), n - 1) - from] = 1;
+      return;
+    }
+    const double centre = first / mass, spread = second / mass - centre * centre;
+    const bool wide = degree_ && std::sqrt(std::max(spread, 0.0)) > 0.001 * double(n - 1);
+    for (std::int64_t k = 0; k < taken; ++k) {
+      const double off = double(from + k - place);
+      w[k] *= (wide ? 1 - centre * (off - centre) / spread : 1) / mass;
+    }
+  }
+
+  static constexpr std::int64_t kKept = 1 << 20;  // weights: 8 MB a thread
   std::int64_t window_, half_;
   int degree_;
   std::int64_t beyond_;
-  std::vector<double> middle_;
+  std::int64_t held_ = 0;
+  std::vector<double> middle_, own_;
   std::unordered_map<std::int64_t, std::vector<double>> edges_;
 };
 
@@ -184,7 +203,7 @@ struct Season {
 
   double strength(const double* y, std::int64_t n) {
     const std::vector<double> x = sized(y, n);
-    if (n <= 2 * season || flat(x.data(), n)) return 0;
+    if (flat(x.data(), n)) return 0;
     const std::int64_t width = n + 2 * season;
     trend.assign(n, 0);
     rest.resize(n);
@@ -237,9 +256,11 @@ void bound_strength(Reals values, Ints begin, Ints end, std::int64_t season, Out
   nanobind::gil_scoped_release release;
   over_series(begin.size(), threads, [&](std::int64_t i) {
     thread_local std::unique_ptr<Season> work;
+    const std::int64_t from = begin.data()[i], n = end.data()[i] - from;
+    out.data()[i] = 0;
+    if (n <= season || n - season <= season) return;  // two seasons or less
     if (!work || work->season != season) work = std::make_unique<Season>(season);
-    const std::int64_t from = begin.data()[i];
-    out.data()[i] = work->strength(values.data() + from, end.data()[i] - from);
+    out.data()[i] = work->strength(values.data() + from, n);
   });
 }
 
@@ -248,8 +269,8 @@ void bound_strength(Reals values, Ints begin, Ints end, std::int64_t season, Out
 
 void chainrule_bind_differencing(nanobind::module_& m) {
   using namespace chainrule_series;
-  m.def("chainrule_series_ndiffs", &bound_ndiffs,
-        "values, begin, end, D, season, most, out [N], threads: differences until KPSS accepts.");
-  m.def("chainrule_series_strength", &bound_strength,
-        "values, begin, end, season, out [N], threads: the strength of the season by STL.");
+  define(m, "chainrule_series_ndiffs", &bound_ndiffs,
+         "values, begin, end, D, season, most, out [N], threads: differences until KPSS accepts.");
+  define(m, "chainrule_series_strength", &bound_strength,
+         "values, begin, end, season, out [N], threads: the strength of the season by STL.");
 }

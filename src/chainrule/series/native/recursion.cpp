@@ -127,6 +127,9 @@ void bound_filter(Reals constant, Rows phi, Rows theta, Reals sigma2, Rows past,
               new_errors.shape(0) == errors.shape(0) && new_errors.shape(1) == errors.shape(1) &&
               (known.size() == 0 || known.size() == values.size()),
           "series: the points and the recursions differ in shape");
+  for (std::size_t i = 1; i < begin.size(); ++i) {
+    require(begin.data()[i] >= end.data()[i - 1], "series: two of them share points");
+  }
   nanobind::gil_scoped_release release;
   over_series(constant.size(), threads, [&](std::int64_t i) {
     thread_local Work work;
@@ -141,8 +144,10 @@ void bound_filter(Reals constant, Rows phi, Rows theta, Reals sigma2, Rows past,
 
 void chainrule_bind_recursion(nanobind::module_& m) {
   using namespace chainrule_series;
-  m.def("chainrule_series_forecast", &bound_forecast,
-        "constant, phi, theta, sigma2, past, errors, known [N, H or 0], mean and variance [N, H].");
-  m.def("chainrule_series_filter", &bound_filter,
-        "constant, …, errors, values, begin, end, known, means, past and errors [N, .] afterwards.");
+  define(m, "chainrule_series_forecast", &bound_forecast,
+         "constant, phi, theta, sigma2, past, errors, known [N, H or 0], mean and variance [N, H], "
+         "threads.");
+  define(m, "chainrule_series_filter", &bound_filter,
+         "constant, …, errors, values, begin, end, known, means, past and errors [N, .] afterwards, "
+         "threads.");
 }

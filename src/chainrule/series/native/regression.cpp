@@ -233,7 +233,7 @@ void bound_equations(Reals values, Reals targets, InRows known, Ints begin, Ints
 
 void chainrule_bind_regression(nanobind::module_& m) {
   using namespace chainrule_series;
-  m.def("chainrule_series_equations", &bound_equations,
-        "values and targets, known [points, F], begin, end, psi [N, H], lags, use [N, K], reach, "
-        "ridge, common, coefficients [N, H, K], squares [N, H], threads.");
+  define(m, "chainrule_series_equations", &bound_equations,
+         "values and targets, known [points, F], begin, end, psi [N, H], lags, use [N, K], reach, "
+         "ridge, common, coefficients [N, H, K], squares [N, H], threads.");
 }

@@ -161,7 +161,8 @@ void chainrule_smooth_one(const double* y, std::int64_t n, const ChainruleSearch
   constexpr double kNone = std::numeric_limits<double>::infinity();
   own.slopes.resize(n + 1);
   own.drift.assign(n, 0.0);
-  own.rings.resize(3 * kLanes * how.season);
+  const std::int64_t m = std::clamp<std::int64_t>(n, 1, how.season);  // a ring is no longer than n
+  own.rings.resize(3 * kLanes * m);
   if (n) chainrule_slopes(y, n, own.slopes.data());
   if (how.drift == 1) std::fill(own.drift.begin(), own.drift.end(), own.slopes[n]);
   if (how.drift == 2) std::copy(own.slopes.begin(), own.slopes.end() - 1, own.drift.begin());
@@ -188,7 +189,7 @@ void chainrule_smooth_one(const double* y, std::int64_t n, const ChainruleSearch
       const auto lanes = how.season > 1 ? chainrule_lanes<true, true>
                          : level_only   ? chainrule_lanes<false, false>
                                         : chainrule_lanes<true, false>;
-      lanes(of, how.season, gains, how.bounds[0], how.bounds[1], own.rings, starts);
+      lanes(of, m, gains, how.bounds[0], how.bounds[1], own.rings, starts);
       for (int j = 0; j < kLanes && k + j < count; ++j) {
         const double* at = &own.points[(k + j) * kSides];
         starts[j].loss *= 1 + how.prior * (at[1] * at[1]) / n;
@@ -202,8 +203,8 @@ void chainrule_smooth_one(const double* y, std::int64_t n, const ChainruleSearch
   const bool any = found.loss < kNone;
   const ChainruleGains still{1, 0, how.box[2], 0};
   const ChainruleGains gains = any ? chainrule_gains(best, how.box) : still;
-  own.rings.resize(how.season);
-  chainrule_filter(of, how.season, gains, n ? y[0] + found.level : 0.0, any ? found.slope : 0.0,
+  own.rings.resize(m);
+  chainrule_filter(of, m, gains, n ? y[0] + found.level : 0.0, any ? found.slope : 0.0,
                    own.slopes[n], own.rings, out, errors, num_errors);
 }
 
@@ -218,13 +219,14 @@ void chainrule_smooth(Reals values, Ints begin, Ints end, Rows grid, Rows moves,
   require(out.shape(0) == begin.size() && out.shape(1) == kFigures &&
               errors.shape(0) == begin.size(),
           "smooth: out or errors has another size");
-  require(least >= 1 && season >= 1 && season < (1 << 24), "smooth: a season of no length");
+  require(least >= 1 && season >= 1, "smooth: a season of no length");
   const auto num_grid = static_cast<std::int64_t>(grid.shape(0));
   const auto num_moves = static_cast<std::int64_t>(moves.shape(0));
   const auto num_errors = static_cast<std::int64_t>(errors.shape(1));
   const ChainruleSearch how{grid.data(), num_grid, moves.data(), num_moves, step.data(),
                             rounds,      shrink,   prior,        box.data(), bounds.data(),
                             drift,       season,   least};
+  const nanobind::gil_scoped_release release;
   chainrule_series::over_series(begin.size(), threads, [&](std::int64_t i) {
     thread_local ChainruleScratch own;
     own.points.resize(kSides * std::max(num_grid, num_moves));
@@ -282,6 +284,7 @@ void chainrule_season(Reals values, Ints begin, Ints end, bool steps, OutRows ta
   require(table.shape(0) == begin.size() && ratio.size() == begin.size() && table.shape(1) > 0,
           "season: an output has another size");
   const auto m = static_cast<std::int64_t>(table.shape(1));
+  const nanobind::gil_scoped_release release;
   chainrule_series::over_series(begin.size(), threads, [&](std::int64_t i) {
     thread_local std::vector<double> count, moves;
     const double *z = values.data() + begin.data()[i], *stop = values.data() + end.data()[i];
@@ -304,13 +307,12 @@ void chainrule_season(Reals values, Ints begin, Ints end, bool steps, OutRows ta
 }  // namespace
 
 void chainrule_bind_smoothing(nanobind::module_& m) {
-  m.def("chainrule_series_smooth", &chainrule_smooth,
-        nanobind::call_guard<nanobind::gil_scoped_release>(),
-        "values, begin, end, grid [G, 4], moves [M, 4], step [4], rounds, shrink, prior, box [4], "
-        "bounds [2], drift, season, least, out [N, 6], errors [N, Q], threads: the search of "
-        "series/smoothing.py. `errors` comes in as zeros.");
-  m.def("chainrule_series_season", &chainrule_season,
-        nanobind::call_guard<nanobind::gil_scoped_release>(),
-        "values, begin, end, steps, table [N, m], ratio int64 [N] (1: may be, then: is), threads: "
-        "the seasonal indices of series/transform.py.");
+  using chainrule_series::define;
+  define(m, "chainrule_series_smooth", &chainrule_smooth,
+         "values, begin, end, grid [G, 4], moves [M, 4], step [4], rounds, shrink, prior, box [4], "
+         "bounds [2], drift, season, least, out [N, 6], errors [N, Q], threads: the search of "
+         "series/smoothing.py. `errors` comes in as zeros.");
+  define(m, "chainrule_series_season", &chainrule_season,
+         "values, begin, end, steps, table [N, m], ratio int64 [N] (1: may be, then: is), "
+         "threads: the seasonal indices of series/transform.py.");
 }
