@@ -20,9 +20,12 @@ import torch
 from bench.common import save, table
 from bench.series_data import SEASONS, task
 from chainrule.registry import FORECASTERS
+from chainrule.series import frames
 from chainrule.series.batch import Ragged
 from chainrule.series.panel import Panel
 from chainrule.verbs.forecaster import Forecaster
+from chainrule.verbs.forecaster_parts import for_horizon
+from chainrule.verbs.learned import learn
 
 SETS = ("M1", "M3", "Tourism")
 KINDS = {"M1": ("yearly", "quarterly", "monthly"), "M3": tuple(SEASONS)}
@@ -41,7 +44,7 @@ def every() -> dict[str, list[np.ndarray]]:
 
 def panel(series: list[np.ndarray], season: int) -> Panel:
     """As ``Forecaster`` reads lists."""
-    found, _ = Forecaster("naive", season=season).read(series)
+    found, _ = frames.read(series, season=season)
     return found
 
 
@@ -59,8 +62,9 @@ def main(data: Path | None) -> None:
         begin = time.perf_counter()
         for kind, one in panels.items():
             steps = 3 * max(SEASONS[kind], 4)
-            made = Forecaster(name, horizon=steps).fit_panel(one)
-            columns = made.predicted(steps, [99.9])
+            made = Forecaster(name, horizon=steps)
+            made.learned = learn(for_horizon(made.models, steps), one)
+            columns = made.learned.columns(steps, [99.9], None)
             values = np.stack([v for k, v in columns.items() if k != "status"])
             bad += int((~np.isfinite(values)).any((0, 2)).sum())
             if kind == "monthly":

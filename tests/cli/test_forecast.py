@@ -45,15 +45,55 @@ def test_a_table_for_people_is_the_first_series(command, place):
     result = command("forecast", "sales.csv", "--horizon", 3)
     assert result.code == 0, result.err
     head, *lines = result.out.splitlines()
-    assert head.split() == ["unique_id", "ds", "auto", "(80", "%)"]
+    assert head.split() == ["unique_id", "ds", "auto", "80", "%", "95", "%"]
     assert [line.split()[:2] for line in lines] == [["a", f"2024-02-{d}"] for d in ("29",)] + [
         ["a", f"2024-03-0{d}"] for d in (1, 2)
     ]
     assert result.err.splitlines() == [
         "2 series, 3 steps each, by auto",
-        "the first series; -o FILE.csv has all 6 rows",
+        "the first of 2 series; -o FILE.csv has all of it, 6 rows",
     ]
     assert [path.name for path in place.iterdir()] == ["sales.csv"]
+
+
+def test_numbers_below_each_other_have_as_many_decimals(command, place):
+    values = [1000 * (1 + k % 7 == 3) + 7.5 * (k % 5) for k in range(42)]
+    Path("odd.csv").write_text(one(values))
+    result = command("forecast", "odd.csv", "-H", 9, "--model", "seasonal-naive", "--level", 80)
+    lines = [line.split()[2:] for line in result.out.splitlines()[1:]]
+    assert len(lines) == 9
+    for column in (0, 1, 3):
+        assert len({len(words[column].partition(".")[2]) for words in lines}) == 1
+    ends = {
+        line.rindex(words[-1]) + len(words[-1])
+        for line, words in zip(result.out.splitlines()[1:], lines, strict=True)
+    }
+    assert len(ends) == 1
+
+
+def test_all_intervals_are_shown_that_fit(command, place, monkeypatch):
+    Path("one.csv").write_text(one([k % 7 for k in range(40)]))
+    words = ("forecast", "one.csv", "-H", 60, "--model", "ar", "--level", 50, 80, 99)
+    monkeypatch.setattr("chainrule.verbs.printing.console.width", 120)
+    result = command(*words)
+    assert result.out.splitlines()[0].split()[2:] == ["ar", "50", "%", "80", "%", "99", "%"]
+    assert len(result.out.splitlines()) == 1 + 48
+    assert result.err.splitlines()[-1] == (
+        "the first 48 of 60 steps; -o FILE.csv has all of it, 60 rows"
+    )
+    monkeypatch.setattr("chainrule.verbs.printing.console.width", 50)
+    result = command(*words)
+    assert result.out.splitlines()[0].split()[2:] == ["ar", "50", "%"]
+    assert result.err.splitlines()[-1].startswith("only the 50 % intervals of the first 48 of 60")
+    short = command(*words[:2], "-H", 6, *words[4:6], "--level", 80)
+    assert "FILE.csv" not in short.err
+
+
+def test_a_first_series_that_was_refused_is_shown_as_that(command, place):
+    Path("bad.csv").write_text(HEAD + f"0,{DAYS[0]},1\n" + rows("a"))
+    result = command("forecast", "bad.csv", "-H", 2, "--model", "ses")
+    assert result.code == 0, result.err
+    assert result.out.splitlines()[1].split()[2:] == ["nan", "nan", "to", "nan", "nan", "to", "nan"]
 
 
 @pytest.mark.parametrize("levels", [(), ("--level", "80", "95"), ("--level", "95", "--level", 80)])
@@ -237,6 +277,7 @@ def test_data_that_are_refused(command, place, verb, case):
         (("sales.csv", "-H", "0"), "horizon: 1 to 100,000 steps, not 0"),
         (("sales.csv", "--model", "arma"), "unknown model 'arma': did you mean 'arima'?"),
         (("sales.csv", "--level", "80", "100"), "level: a coverage in percent, as in 80, not 100"),
+        (("sales.csv", "--level", "0.8"), "level: 0.8 is 0.8 %: did you mean 80?"),
         (("sales.csv", "--target-col", "sold"), "no column 'sold'; there are"),
         (("sales.csv", "--freq", "often"), "--freq often: not a frequency here"),
         (("sales.csv", "--season", "0"), "--season 0: 1 is the least"),
@@ -255,7 +296,6 @@ def test_settings_that_are_refused(command, place, verb, words, message):
     ("words", "message"),
     [
         (("-o", "out.xlsx"), "out.xlsx: forecasts are written to .csv or .parquet"),
-        (("-o", "no/out.csv"), "there is no folder no"),
         (("--plot", "out.gif", "-o", "out.csv"), "out.gif: a picture is a PNG or an SVG"),
         (("--json", "-o", "-"), "--json and -o -: both go to standard output"),
         (("--future", "known.csv"), "known.csv: no such file"),
@@ -275,6 +315,37 @@ def test_regressors_that_do_not_reach_the_horizon(command, place):
     assert not Path("out.csv").exists()
     Path("known.csv").write_text("ds,cost\n2024-02-10,1\n")
     assert "no column 'cost'" in complaint(command("forecast", "sales.csv", "-H", 1, *words))
+    Path("known.csv").write_text("date\n2024-02-10\n")
+    line = complaint(command("forecast", "sales.csv", "-H", 1, *words))
+    assert (
+        "known.csv: no column of regressors beside ids, times and targets: there is 'date'" in line
+    )
+
+
+def test_a_shop_that_closed_stops_no_other(command, place):
+    """Nothing is known ahead of b, which ended before the others; and then of none."""
+    lines = [f"{i},{t},{k},1\n" for i in "abc" for k, t in enumerate(DAYS)]
+    Path("sales.csv").write_text("unique_id,ds,y,promo\n" + "".join([*lines[:80], *lines[118:]]))
+    Path("known.csv").write_text("ds,promo\n2024-02-29,1\n2024-03-01,1\n")
+    words = ("--model", "ar", "--future", "known.csv", "-o", "out.csv")
+    result = command("forecast", "sales.csv", "-H", 2, *words)
+    assert (result.code, result.out) == (0, "")
+    assert (
+        "ends before the others: 1 series, first b at 2024-01-21 (line 81); forecast" in result.err
+    )
+    assert "2 series, 2 steps each, by ar: out.csv" in result.err
+    assert "refused: known.csv: 'promo' of b lacks 2 of 2 steps, the first at 2024-0" in result.err
+    found = table(Path("out.csv").read_text())
+    said = "refused: promo lacks 2 of 2 steps from 2024-01-22 on"
+    assert [r["status"] for r in found] == ["ok"] * 2 + [said] * 2 + ["ok"] * 2
+    assert [r["ar"] == "" for r in found] == [False] * 2 + [True] * 2 + [False] * 2
+    result = command("forecast", "sales.csv", "-H", 2, *words, "--json")
+    assert (result.json["refused"], result.json["check"]["refused"]) == (1, 0)
+    assert result.json["lacks"].startswith("known.csv: 'promo' of b lacks")
+    Path("out.csv").unlink()
+    line = complaint(command("forecast", "sales.csv", "-H", 3, *words))
+    assert "'promo' of a lacks 1 of 3 steps, the first at 2024-03-02, and 2 more series" in line
+    assert not Path("out.csv").exists()
 
 
 def test_a_file_that_was_there_stays_where_forecasting_fails(command, place):

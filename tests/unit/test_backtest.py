@@ -16,6 +16,7 @@ from chainrule.series.baselines import Naive
 from chainrule.series.batch import Forecast, Model, Ragged
 from chainrule.verbs import backtest as module
 from chainrule.verbs.backtest import MODELS, backtest
+from chainrule.verbs.forecast import forecast
 from chainrule.verbs.forecaster import MODELS as KNOWN
 from tests.laws.tolerances import FLOAT64
 
@@ -202,6 +203,17 @@ def test_the_examples_are_what_they_say():
     assert len(backtest(data[:1], 4, 1, ["narrow"]).examples) == 1
 
 
+def test_series_that_stand_still_are_no_examples_of_the_best():
+    still = [np.r_[0.0, 5.0, np.zeros(30 + i)] for i in range(3)]
+    found = backtest([*still, *walks(4)], 4, 1, ["naive"], season=1)
+    best, *_, worst = found.examples
+    assert (best.rank, worst.rank) == ("best that moves", "worst")
+    assert int(best.id) >= 3 and len(set(best.came)) > 1
+    assert [e.rank for e in backtest(still, 4, 1, ["naive"], season=1).examples] == [
+        "best", "median", "worst"
+    ]  # fmt: skip
+
+
 def test_how_far_behind_and_how_sure():
     """Beside the mean and standard error of differences of series, which all count alike."""
     data = [y[:40] for y in walks(12)]
@@ -259,6 +271,30 @@ def test_a_table_and_a_page_for_notebooks():
         found["nobody"]
 
 
+def test_it_is_printed_as_the_shell_shows_it():
+    found = backtest([*walks(4), np.full(30, np.nan)], 6, 2, ["wide", "narrow"])
+    *said, empty, head, wide, narrow, gap, verdict = str(found).splitlines()
+    assert said == [found.summary, *found.notes] and (empty, gap) == ("", "")
+    assert head.startswith("model  ") and head.endswith("seconds")
+    assert [c.strip() for c in wide.split("  ") if c] == list(found.rows()[0])
+    assert narrow.split()[0] == "narrow"
+    assert head.index("WQL") == wide.index(found.rows()[0][4])
+    assert verdict == found.remark()
+    assert repr(found) == f"<Backtest of {found.source}: wide, narrow; best {found.best}>"
+    assert len(repr(found["wide"])) < 600
+
+
+def test_a_model_s_settings_are_those_of_forecaster():
+    data = walks(3)
+    found = backtest(data, 3, 2, "ar", order=0, difference=0)
+    flat = backtest(data, 3, 2, "mean")
+    assert found["ar"].mase == pytest.approx(flat["mean"].mase, rel=FLOAT64)
+    assert found["ar"].mase > 1.5 * backtest(data, 3, 2, "ar", order=1)["ar"].mase
+    assert forecast(data, 2, "ar", order=0, difference=0, level=())["ar"][0] == pytest.approx(
+        data[0].mean(), rel=FLOAT64
+    )
+
+
 def test_the_models_that_nobody_has_to_name(tmp_path):
     """Autoregression, regression and ARIMA side by side, with auto and what they must beat."""
     assert set(MODELS) <= set(KNOWN)
@@ -288,6 +324,9 @@ def test_the_models_that_nobody_has_to_name(tmp_path):
         ({"windows": 0}, "windows: 1 to 10,000, not 0"),
         ({"step": 0}, "step: 1 to 10,000, not 0"),
         ({"level": (100,)}, "level: a coverage in percent"),
+        ({"level": (0.8, 0.95)}, "did you mean 80?"),
+        ({"model": "ar", "ordr": 2}, "model ar: unknown key 'ordr'; did you mean 'order'"),
+        ({"model": ("ar", "naive"), "order": 2}, "order: settings belong to one model"),
         ({"model": "arimo"}, "did you mean 'arima'"),
         ({"model": ()}, "name a model"),
         ({"report": "report.pdf"}, "report.pdf: the report is a web page"),

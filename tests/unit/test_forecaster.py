@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from chainrule.registry import FORECASTERS
+from chainrule.series import frames
 from chainrule.verbs.forecaster import Forecaster
 from tests.laws import tolerances
 
@@ -98,8 +99,8 @@ def test_new_rows_are_as_if_they_had_been_there(name):
     [
         ({"unique_id": ["s9"], "ds": ["2021-01-01"], "y": [1.0]}, "series s9 is new: fit again"),
         (
-            {"unique_id": ["s1"], "ds": ["2021-03-01"], "y": [1.0]},
-            "series s1 goes on at 2021-01-01.*first new row is of 2021-03-01",
+            {"unique_id": ["s1"], "ds": ["2061-03-01"], "y": [1.0]},
+            "s1: refused: mostly missing.* at 2021-01-01.* of 2061-03-01.*correct the stamps, or",
         ),
         ({"unique_id": ["s1"], "ds": ["2020-12-01"], "y": [1.0]}, "goes on at 2021-01-01"),
     ],
@@ -180,7 +181,7 @@ def test_save_and_load(name, tmp_path):
     rows = rows[rows.ds >= "2021-01-01"]
     assert again.anomalies(rows).equals(given.anomalies(rows))
     assert again.update(rows).predict().equals(given.update(rows).predict())
-    with pytest.raises(ValueError, match="exists"):
+    with pytest.raises(ValueError, match="exists: choose another folder"):
         given.save(tmp_path / "f")
 
 
@@ -231,12 +232,13 @@ def test_saved_files_are_not_trusted(tmp_path):
         (lambda: Forecaster("autp"), "did you mean 'auto'"),
         (lambda: Forecaster([]), "name a model"),
         (lambda: Forecaster("ar", ordr=2), "did you mean 'order'"),
-        (lambda: Forecaster(["ar", "naive"], order=2), "options belong to one model"),
+        (lambda: Forecaster(["ar", "naive"], order=2), "order: settings belong to one model"),
         (lambda: Forecaster("ar", order=-1), "order is -1"),
         (lambda: Forecaster("ar", horizon=0), "horizon: 1 to 100,000"),
         (lambda: Forecaster("ar").predict(1), "has seen no data"),
         (lambda: Forecaster("ar").fit(frame()).predict(), "give a horizon"),
         (lambda: Forecaster("ar").fit(frame()).predict(2, level=[0]), "coverage in percent"),
+        (lambda: Forecaster("ar").fit(frame()).predict(2, level=[0.8]), "did you mean 80?"),
         (lambda: Forecaster("ar").fit(frame()).simulate(2, num=0), "1 to 100,000 sample paths"),
         (lambda: Forecaster(["ar", "naive"]).fit(frame()).anomalies(), "fit one model"),
         (lambda: Forecaster("ar").cross_validation(frame(2, 12), 11), "shorter horizon"),
@@ -275,7 +277,7 @@ def test_var_takes_all_series_as_one_system():
         Forecaster("var").fit(frame(30, 20))
 
 
-@pytest.mark.parametrize("name", ["gru", "transformer"])
+@pytest.mark.parametrize("name", ["lstm", "gru", "transformer"])
 @pytest.mark.parametrize("codec", ["real", "bins"])
 def test_networks_are_models_like_the_others(name, codec, tmp_path):
     data = frame(6)
@@ -302,7 +304,7 @@ def test_a_network_s_season_is_the_calendar_s():
 
     data = frame(2)
     data = data[(data.unique_id == "s0") | (data.ds >= "2015-06-01")]
-    panel, _ = Forecaster("naive").read(data)
+    panel, _ = frames.read(data)
     seasons = with_season(panel.ragged(), 12)
     first, second = (seasons.select(torch.tensor([i])).packed().known for i in (0, 1))
     assert torch.equal(first[5:], second)

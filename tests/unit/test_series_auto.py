@@ -125,7 +125,7 @@ def test_tensors_come_back():
         again.forecast(9).quantile([0.2, 0.8]), fitted.forecast(9).quantile([0.2, 0.8])
     )
     held = fitted.tensors()
-    del held["tilt"]
+    del held["once.tilt"]
     with pytest.raises(ValueError, match="fit it anew"):
         AutoFitted.from_tensors(held)
 

@@ -10,8 +10,11 @@ import pytest
 from chainrule.series.check import merged
 from chainrule.series.frames import read, read_chunks
 from chainrule.series.points import filled, sums
+from chainrule.verbs.forecaster import Forecaster
 from tests.laws.tolerances import EXACT, FLOAT64
 
+NAN = np.nan
+MODELS = ("ar", "theta", "holt-winters", "damped")
 DAYS = pd.date_range("2024-01-01", periods=40, freq="D")
 
 
@@ -67,7 +70,7 @@ def test_all_series_at_once_are_as_each_alone():
 
 
 def test_what_is_right_is_left_alone():
-    frame = long(a=line(), b=line(DAYS[5:20]))
+    frame = long(a=line(), b=line(DAYS[5:]))
     panel, check = read(frame)
     np.testing.assert_array_equal(panel.values, frame.y)
     np.testing.assert_array_equal(panel.first, [19723, 19728])
@@ -142,6 +145,43 @@ def test_a_bad_series_gets_a_status_and_the_others_go_on(name):
     assert after == (seen + pd.Timedelta(days=1)).normalize()
 
 
+def test_series_that_end_before_the_others_are_named():
+    frame = long(a=line(), b=line(DAYS[:30]), c=line(), d=line(DAYS[:20]), e=line() * NAN)
+    frame.loc[29 + 40, "y"] = NAN  # the last of b
+    panel, check = read(frame)
+    found = finding(check, "ends before the others")
+    assert (found.series, found.done) == (2, "forecast from there on")
+    assert found.first == "b at 2024-01-29 00:00:00 (row 68)"
+    assert panel.status.to_pylist()[3] == "ok"
+    for noise in (
+        frame[~frame.unique_id.isin(["c"])],  # most end at times of their own
+        frame.assign(ds=(frame.ds - DAYS[0]).dt.days),  # steps are numbered
+        frame[frame.unique_id.isin(["a", "c"])],
+    ):
+        assert "ends before the others" not in {f.what for f in read(noise)[1].findings}
+
+
+def test_a_season_that_is_too_long_is_noted_where_it_was_asked_for():
+    frame = long(a=line(), b=line())
+    done = "no season is learned; only seasonal-naive may repeat the last one"
+    for season in (20, 500):
+        found = finding(read(frame, season=season)[1], f"at most two seasons of {season}")
+        assert (found.series, found.points, found.done) == (2, 80, done)
+    assert read(frame, season=19)[1].findings == read(frame, season=1)[1].findings == ()
+    assert read(long(a=line(DAYS[:12])))[1].findings == ()
+    ahead = [Forecaster(m, season=s).fit(frame).predict(3)[m] for m in MODELS for s in (20, 1)]
+    assert all(one.equals(other) for one, other in zip(ahead[::2], ahead[1::2], strict=True))
+
+
+def test_regressors_may_have_any_name():
+    frame = long(a=line()).assign(**{"{price}": np.nan, "{}": 1.0})
+    assert read(frame, known=["{price}"])[0].status.to_pylist() == ["refused: no value of {price}"]
+    frame.loc[3, "{}"] = np.nan
+    assert read(frame, known=["{}"])[0].status.to_pylist() == ["filled 1 value of {}"]
+    refused = read(frame, known=["{}"], policy="refuse")[0]
+    assert refused.status.to_pylist() == ["refused: 1 NaN of {}"]
+
+
 def test_a_finding_names_series_stamp_and_row():
     check = read(long(a=line(), b=HOLES))[1]
     assert finding(check, "missing steps").first == "b at 2024-01-07 00:00:00 (row 45)"
@@ -175,6 +215,8 @@ def test_policies():
     assert split.status.to_pylist() == ["ok", "filled 3 steps", "dropped 10 values before a gap"]
     np.testing.assert_array_equal(values(split, 2), np.arange(16.0, 40))
     assert refused.lens.tolist() == [40, 0, 0]
+    one = read(long(a=line().drop(DAYS[5])), policy="refuse")[0]
+    assert one.status.to_pylist() == ["refused: 1 missing step"]
     assert refused.status.to_pylist() == [
         "ok", "refused: 3 missing steps", "refused: 6 missing steps",
     ]  # fmt: skip

@@ -122,7 +122,10 @@ STORE = csv(head="shop,day,sales", row="x,{},{}")
         (csv().replace(",8\n", ",8,9\n"), "line 10: 3 columns where the header has 2; put fields"),
         (csv().replace(",8\n", ",many\n"), "line 10: 'y' is 'many', not a number"),
         (csv().replace("2024-02-08", "2024-02-30"), "line 10: 'ds' is '2024-02-30': no such date"),
-        (csv().replace("2024-02-08", "soon"), "line 10: 'ds' is 'soon': no stamp in the form"),
+        (
+            csv().replace("2024-02-08", "soon"),
+            "'soon': not in the form of the others, as '2024",
+        ),
         (csv().replace("2024-02-08", ""), "line 10: 'ds' is empty: every row needs a stamp"),
         (csv("%Y-%m-%dT%H:%MZ").replace("8T00:00Z", "8T00:00+02:00"), r"line 10.*time zones"),
         (csv(head="unique_id,y"), "no time column: there are 'unique_id', 'y'; .* --time-col"),
@@ -140,6 +143,45 @@ def test_csv_that_cannot_be_read(tmp_path, data, message):
         read(path)
     assert "\n" not in str(caught.value)
     assert "sales.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "cells", "guess"),
+    [
+        ("store,day,sales,promo", "S0{s},{t},{k},{p}",
+         "'store' holds words, .*--id-col store --time-col day --target-col sales .or 'promo'"),
+        ("date,rain,wind,weather", "{t},{k},{p},W{p}",
+         "'weather' holds words, .*as in --time-col date --target-col rain .or 'wind'"),
+        ("day,store,sales", "{t},S0{s},{k}", "--id-col store --time-col day --target-col sales$"),
+    ],
+)  # fmt: skip
+def test_a_long_table_with_other_names_is_known_as_one(tmp_path, head, cells, guess):
+    path = tmp_path / "stores.csv"
+    rows = [
+        cells.format(s=s, t=t.date(), k=k, p=k % 2) for s in range(2) for k, t in enumerate(DAYS)
+    ]
+    rows = rows[:30] if "weather" in head else rows
+    for some in (rows, sorted(rows)):
+        path.write_text("\n".join([head, *some, ""]))
+        with pytest.raises(ValueError, match=guess):
+            read(path)
+
+
+def test_a_slip_in_a_wide_table_is_a_slip(tmp_path):
+    path = tmp_path / "wide.csv"
+    path.write_text(csv(head="day,beer,wine", row="{},{},1").replace(",7,1", ",x7,1"))
+    with pytest.raises(ValueError, match="line 9: 'beer' is 'x7', not a number: correct it"):
+        read(path)
+
+
+def test_a_file_of_the_package_is_not_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no such file; the one of the package is ") as error:
+        read("seattle-weather.csv", target_col="wind")
+    path = str(error.value).rpartition(" is ")[2]
+    assert read(path, target_col="wind")[1].points == 1461
+    with pytest.raises(ValueError, match=r"no such file$"):
+        read("README.txt")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -12,6 +14,8 @@ import torch
 from chainrule.series.frames import Writer, frame_of, read, table_of
 from chainrule.series.future import future_known
 from chainrule.series.panel import Panel
+from chainrule.verbs.forecaster import Forecaster
+from tests.laws.tolerances import FLOAT64
 
 DAYS = pd.date_range("2024-01-31", periods=30, freq="D")
 NEXT = pd.date_range("2024-03-01", periods=3, freq="D")
@@ -267,31 +271,54 @@ def test_future_regressors_are_put_beside_the_next_steps(tmp_path):
     panel, _ = read(PRICED, known=["price", "promo"])
     expected = np.array([[5, 6, 7], [1, 2, 3.0]])  # b stands first, and a row is past
     for future in (AHEAD, AHEAD.sample(frac=1, random_state=0), pl.from_pandas(AHEAD)):
-        found = future_known(panel, future, 3)
+        found = future_known(panel, future, 3).known
         np.testing.assert_array_equal(found[:, :, 0], expected)
         np.testing.assert_array_equal(found[:, :, 1], 1)
     AHEAD.to_csv(tmp_path / "ahead.csv", index=False)
-    np.testing.assert_array_equal(future_known(panel, tmp_path / "ahead.csv", 2), found[:, :2])
-    for_all = future_known(panel, AHEAD[:4].drop(columns="unique_id"), 3)
+    from_file = future_known(panel, tmp_path / "ahead.csv", 2).known
+    np.testing.assert_array_equal(from_file, found[:, :2])
+    for_all = future_known(panel, AHEAD[:4].drop(columns="unique_id"), 3).known
     np.testing.assert_array_equal(for_all[:, :, 0], [[1, 2, 3]] * 2)
-    np.testing.assert_array_equal(future_known(panel, found, 3), found)
-    np.testing.assert_array_equal(future_known(panel, found[0], 3), found[[0, 0]])
+    np.testing.assert_array_equal(future_known(panel, found, 3).known, found)
+    np.testing.assert_array_equal(future_known(panel, found[0], 3).known, found[[0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("future", "horizon", "rows", "message"),
+    [
+        (AHEAD, 5, [0, 1], "'price' of b lacks 2 of 5 steps, the first at 2024-03-04 00:00:00, and "
+                "1 more series lack some: give it up to 2024-03-05 00:00:00, or take --horizon 3"),
+        (AHEAD[:4], 3, [0], "of b lacks 3 of 3 steps, the first at 2024-03-01 00:00:00: give it"),
+        (AHEAD.replace({5.0: np.nan}), 3, [0], "'price' of b lacks 1 of 3 steps"),
+        (np.ma.masked_array([[[1.0, 2]] * 3] * 2, [[[0, 0]] * 3, [[0, 0], [0, 0], [0, 1]]]), 3, [1],
+         "'promo' of a lacks 1 of 3 steps, the first at 2024-03-03"),
+    ],
+)  # fmt: skip
+def test_series_whose_future_regressors_do_not_reach(future, horizon, rows, message):
+    panel, _ = read(PRICED, known=["price", "promo"])
+    found = future_known(panel, future, horizon)
+    assert re.search(message, found.lacks)
+    assert found.rows.tolist() == rows
+    left = found.reached(panel)
+    assert np.flatnonzero(~left.ok).tolist() == rows
+    assert np.isfinite(found.known).all() and not found.known[rows].any()
+    assert [s.startswith("refused: pr") for s in left.status.to_pylist()] == (~left.ok).tolist()
+    np.testing.assert_array_equal(left.future(horizon), panel.future(horizon))
+    kept = np.flatnonzero(left.ok)
+    np.testing.assert_array_equal(left.values, panel.select(kept).values)
+    np.testing.assert_array_equal(left.known, panel.select(kept).known)
 
 
 @pytest.mark.parametrize(
     ("future", "horizon", "message"),
     [
-        (AHEAD, 5, r"'price' of b lacks 2 of 5 steps, the first at 2024-03-04 00:00:00, and 1 more "
-                   r"series lack some: give it up to 2024-03-05 00:00:00, or take --horizon 3"),
-        (AHEAD[:4], 3, "of b lacks 3 of 3 steps, the first at 2024-03-01 00:00:00: give it up to"),
-        (AHEAD.replace({5.0: np.nan}), 3, "'price' of b lacks 1 of 3 steps"),
         (AHEAD.drop(columns="promo"), 3, "no column 'promo'"),
         (AHEAD.assign(ds=range(12)), 3, "'ds' has numbers, the series have times without a zone"),
         (AHEAD.assign(ds=AHEAD.ds.dt.tz_localize("UTC")), 3, "'ds' has times with a zone"),
         (np.zeros((4, 2)), 3, r"\[4, 2\]; \[2, 3, 2\] is series, steps, regressors"),
     ],
 )  # fmt: skip
-def test_future_regressors_that_lack_something(future, horizon, message):
+def test_future_regressors_that_can_not_be_read(future, horizon, message):
     panel, _ = read(PRICED, known=["price", "promo"])
     with pytest.raises(ValueError, match=message):
         future_known(panel, future, horizon)
@@ -301,5 +328,28 @@ def test_a_refused_series_needs_no_future():
     frame = PRICED.assign(y=np.where(PRICED.unique_id == "b", np.nan, PRICED.y))
     panel, _ = read(frame, known=["price"])
     assert panel.status.to_pylist() == ["refused: all NaN", "ok"]
-    found = future_known(panel, AHEAD[:4], 3)
+    found = future_known(panel, AHEAD[:4], 3).known
     np.testing.assert_array_equal(found[:, :, 0], [[0, 0, 0], [1, 2, 3]])
+
+
+@pytest.mark.parametrize("name", ["auto", "ar", "regression", "naive"])
+def test_a_series_without_a_future_stops_no_other(name):
+    dice = np.random.default_rng(0)
+    data = PRICED.assign(y=PRICED.y + dice.normal(size=60), unique_id=["b"] * 30 + ["a"] * 30)
+    given = Forecaster(name, known=["price"]).fit(data)
+    whole, some = given.predict(3, future=AHEAD), given.predict(3, future=AHEAD[:4])
+    assert some[:3][name].isna().all() and some.status[0] == (
+        "refused: price lacks 3 of 3 steps from 2024-03-01 00:00:00 on"
+    )
+    assert some.status[3] == whole.status[3]
+    np.testing.assert_allclose(some[3:][name], whole[3:][name], rtol=FLOAT64)
+    paths = given.simulate(3, num=4, seed=1, future=AHEAD[:4])
+    other = given.simulate(3, num=4, seed=1, future=AHEAD)
+    assert set(paths.unique_id) == {"a"}
+    np.testing.assert_allclose(paths[name], other[other.unique_id == "a"][name], rtol=FLOAT64)
+    for use in (given.predict, given.simulate):
+        with pytest.raises(
+            ValueError, match=r"'price' of b lacks 3 of 3.*, and 1 more series lack"
+        ):
+            use(3, future=AHEAD[-4:])
+    assert given.predict(3, future=AHEAD).equals(whole), "nothing is left of it"

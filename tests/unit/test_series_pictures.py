@@ -8,7 +8,7 @@ import pytest
 
 from chainrule.series import frames
 from chainrule.verbs import series_pictures
-from chainrule.verbs.series_pictures import forecast_picture, history, ticks
+from chainrule.verbs.series_pictures import forecast_picture, history, span, ticks
 
 # ---- the axis of time ----
 
@@ -81,11 +81,12 @@ def test_a_picture_shows_what_it_was_given():
     assert [axes.get_title(loc="left") for axes in shown] == ["s0", "s2"]
     lines = {line.get_label(): line for line in shown[1].get_lines()}
     assert list(lines["history"].get_ydata()) == panel.values[-48:].tolist()
-    assert list(lines["ar"].get_xdata()) == list(range(1, 13))
-    assert list(lines["ar"].get_ydata()) == columns["ar"][2].tolist()
+    assert list(lines["ar"].get_xdata()) == list(range(13))
+    assert list(lines["ar"].get_ydata()) == [panel.values[-1], *columns["ar"][2]]
     bands = {c.get_label(): c.get_datalim(shown[1].transData) for c in shown[1].collections}
-    assert set(bands) == {"80 % interval", "95 % interval"}
-    assert (bands["95 % interval"].y0, bands["95 % interval"].y1) == (-95, 11 + 95)
+    assert set(bands) == {"80 % interval of theta", "95 % interval of theta"}
+    widest = bands["95 % interval of theta"]
+    assert (widest.x0, widest.y0, widest.y1) == (0, -95, 11 + 95)
     labels = [label.get_text() for label in shown[0].get_xticklabels()]
     assert labels == ["2029", "2030", "2031", "2032", "2033"]
 
@@ -150,3 +151,50 @@ def test_what_can_not_be_drawn(tmp_path, monkeypatch):
 )
 def test_how_much_of_the_past_is_shown(season, horizon, points, shown):
     assert history(season, horizon, points) == shown
+
+
+def test_intervals_and_models_are_told_apart_in_the_legend():
+    """Each interval is darker than the wider one; the eighth model's line is no first one."""
+    panel, models = panel_of("MS", 40), [f"m{i}" for i in range(8)]
+    columns = {name: np.full((1, 3), float(i)) for i, name in enumerate(models)}
+    for reach, level in ((1, 50), (2, 80), (3, 95)):
+        columns |= {
+            f"m0-lo-{level}": columns["m0"] - reach,
+            f"m0-hi-{level}": columns["m0"] + reach,
+        }
+    figure = series_pictures._draw(panel, columns, models, [0])
+    marks, said = figure.axes[0].get_legend_handles_labels()
+    shades = [m.get_facecolor()[0] for m, s in zip(marks, said, strict=True) if "interval" in s]
+    light = [sum(shade[:3]) for shade in shades]
+    assert len(set(light)) == 3 and light == sorted(light, reverse=True)
+    lines = {
+        s: (m.get_color(), m.get_linestyle())
+        for m, s in zip(marks, said, strict=True)
+        if s in models
+    }
+    assert len(set(lines.values())) == 8
+
+
+def test_the_legend_names_no_model_where_there_is_one():
+    panel = panel_of("MS", 40)
+    figure = series_pictures._draw(panel, columns_of(panel, ["ar"], 4), ["ar"], [0])
+    said = figure.axes[0].get_legend_handles_labels()[1]
+    assert set(said) == {"history", "95 % interval", "80 % interval", "ar"}
+    columns = columns_of(panel, ["ar"], 1)
+    (axes,) = series_pictures._draw(panel, columns, ["ar"], [0]).axes
+    assert [bar.get_x() + bar.get_width() / 2 for bar in axes.patches] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("lines", "bands", "ends"),
+    [
+        ([0.0, 10.0], [], (-0.5, 10.5)),
+        ([0.0, 10.0], [-3.0, 7.0, 15.0], (-3.9, 15.9)),
+        ([0.0, 10.0], [-1e9, 1e9], (-22.5, 32.5)),  # cut off: the line would be flat
+        ([100.0, 100.0], [], (95.0, 105.0)),
+        ([0.0, 0.0], [], (-1.0, 1.0)),
+        ([0.0, 0.0], [0.0, 0.0], (-1.0, 1.0)),
+    ],
+)
+def test_the_axis_holds_lines_and_intervals_but_not_endless_ones(lines, bands, ends):
+    assert span(np.array(lines), np.array(bands)) == pytest.approx(ends)

@@ -218,8 +218,21 @@ def test_where_nothing_is_better_than_seasonal_naive():
     assert "Take seasonal-naive: over" in verdict(found(best, scores("ar", 1.1, behind=10.0)))
     worse = scores("ar", 1.2)
     assert verdict(found(worse)).startswith("Take ar, if any of these:")
+    level = scores("naive", 0.8)
+    assert "Take naive: over" in verdict(found(level, scores("ar", 0.8, behind=0.1)))
     nothing = scores("ar", None, relative_mase=None, behind=None, behind_se=None)
     assert "no error can be scaled" in verdict(found(nothing))
+
+
+def test_the_yardstick_is_the_better_naive_method_that_ran():
+    """A walk's last value is as good as any model, and a season ago is no match for it."""
+    best, season = scores("ar", 0.78), scores("seasonal-naive", 1.0, behind=28.0)
+    said = verdict(found(best, season, scores("naive", 0.781, behind=0.1)))
+    assert "the least, but no smaller than those of naive (MASE 0.780)" in said
+    assert "22 % smaller than those of seasonal naive" in verdict(found(best, season))
+    said = verdict(found(best, scores("naive", 1.2, behind=54.0)))
+    assert "35 % smaller than those of naive" in said
+    assert "22 % smaller than those of seasonal naive" in verdict(found(best))  # it ran unasked
 
 
 @pytest.mark.parametrize(
@@ -227,13 +240,16 @@ def test_where_nothing_is_better_than_seasonal_naive():
     [
         ((0.80, 0.95), 0.004, "believe them"),
         ((0.782, 0.941), 0.004, "believe them"),
-        ((0.77, 0.943), 0.004, "a little too narrow"),
-        ((0.70, 0.85), 0.004, "they are too narrow"),
-        ((0.83, 0.96), 0.004, "a little wider than they need be"),
-        ((0.95, 1.0), 0.004, "they are wider than they need be"),
-        ((0.90, 0.90), 0.004, "not the right shape"),
-        ((0.70, 0.85), 0.1, "too few forecasts to tell"),
-        ((0.70, 0.85), None, "too few forecasts to tell"),
+        ((0.77, 0.93), 0.004, "believe them"),
+        ((0.82, 0.96), 0.04, "nothing against them, but too few forecasts to tell"),
+        ((0.769, 0.943), 0.004, "a little too narrow, as up to 3.1 points more lie outside"),
+        ((0.70, 0.85), 0.004, "they are too narrow, as up to 10.0 points more lie outside"),
+        ((0.84, 0.96), 0.004, "a little wider than they need be (up to 4.0 points), so"),
+        ((0.95, 1.0), 0.004, "they are wider than they need be (up to 15.0 points)"),
+        ((0.90, 0.90), 0.004, "not the right shape (up to 10.0 points off)"),
+        ((0.753, 0.922), 0.02, "they are too narrow, as up to 4.7 points more lie outside"),
+        ((0.753, 0.922), 0.03, "up to 4.7 points off, with too few forecasts to tell whether"),
+        ((0.70, 0.85), None, "up to 10.0 points off, with too few forecasts to tell"),
     ],
 )
 def test_how_far_to_believe_intervals(held, error, said):
@@ -293,6 +309,19 @@ def test_of_all_candidates_the_best_the_worst_and_one_in_the_middle():
     assert ranked([], np.array([np.nan])) == ()
 
 
+def test_the_best_is_one_that_moves():
+    """A series that stood still is forecast by anything, and tells nothing of a model."""
+    still = example(mase=0.0, past=(0.0,) * 4, came=(0.0,) * 4, id="still")
+    made = [still, example(mase=0.3, id="a"), example(mase=0.5), example(mase=0.9, id="z")]
+    chosen = ranked(made, np.array([0.0, 0.0, 0.3, 0.5, 0.9]))
+    assert [(e.id, e.rank) for e in (chosen[0], chosen[-1])] == [
+        ("a", "best that moves"), ("z", "worst")
+    ]  # fmt: skip
+    assert "a: the best that moves of 100, MASE 0.300" in page(found(examples=chosen))
+    alone = ranked([still, still], np.zeros(2))
+    assert [e.rank for e in alone] == ["best", "worst"]
+
+
 def test_a_fan_holds_what_it_shows():
     root = ET.fromstring(fan(example(), "name"))
     kinds = [p.get("class") for p in root.iter("path")]
@@ -302,7 +331,33 @@ def test_a_fan_holds_what_it_shows():
     assert heights[0] == pytest.approx(2 * heights[1], abs=0.3)  # the widest lies below
     labels = [t.text for t in root.iter("text")]
     assert {"Feb", "2024", "Jun"} <= set(labels)
+    paths = {p.get("class"): numbers(p.get("d")) for p in root.iter("path")}
+    assert paths["past"][-1] == paths["line"][0] == paths["came"][0] == bands[1][0]
     flat = example(past=(5.0,) * 4, came=(5.0,) * 4, median=(5.0,) * 4, bounds={})
     assert "nan" not in fan(flat, "name")
     zero = example(past=(0.0,), came=(0.0,), median=(0.0,), bounds={}, ticks=())
     ET.fromstring(fan(zero, "name"))
+
+
+def test_what_leaves_the_picture_is_named():
+    """A line far above the best one's was cut off, and nobody was told."""
+    text = page(found(scores("ar", 0.5), scores("naive", 9.0), scores("mean", 0.9)))
+    assert "MASE: the error, scaled; naive beyond the picture" in text
+    assert "beyond the picture" not in page(found())
+
+
+def test_one_forecast_says_little():
+    assert verdict(found(forecasts=1)).endswith("One forecast says little: all this is rough.")
+    assert verdict(found(forecasts=7)).endswith("7 forecasts are few: all this is rough.")
+
+
+def test_no_band_is_named_where_there_is_none():
+    assert "<span class=band>" in page(found(examples=(example(),)))
+    blind = [scores("ar", 0.5, coverage={}, coverage_se={}, coverage_by_step={})]
+    text = page(found(*blind, level=(), examples=(example(bounds={}),), best="ar"))
+    assert "<span class=band>" not in text
+
+
+def test_the_page_has_the_digits_of_the_shell():
+    text = page(found(scores("ar", 0.5, wql=0.01448, smape=8.2704)))
+    assert "0.0145" in text and "8.27<" in text and "8.270" not in text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -36,9 +36,17 @@ Horizon = Annotated[int, typer.Option("--horizon", "-H", help="How many steps.")
 Level = Annotated[
     list[float] | None, typer.Option(help="Coverage of the intervals, %: 80 95 if not given.")
 ]
+SeriesAndLevels = Annotated[
+    list[str], typer.Argument(metavar="DATA", help=".csv or .parquet, long or wide; -: a CSV.")
+]
+Time = Annotated[
+    str | None, typer.Option(help="Budget of training a network: 30s, 10m, 2h (1m if not given).")
+]
+_READING = ("id_col", "time_col", "target_col", "freq", "season", "policy")
 
 
 def series_check(
+    ctx: typer.Context,
     data: Series,
     id_col: IdCol = "unique_id",
     time_col: TimeCol = "ds",
@@ -51,15 +59,7 @@ def series_check(
     """Find gaps, duplicates, odd values; exit code 1 if a series has to be refused."""
     from chainrule.verbs.series_check import series_check as check
 
-    found = check(
-        data,
-        id_col=id_col,
-        time_col=time_col,
-        target_col=target_col,
-        freq=freq,
-        season=season,
-        policy=policy,
-    )
+    found = check(data, **_reading(ctx))
     if json:
         print_json(found.to_dict())
     else:
@@ -71,6 +71,11 @@ def series_check(
             table(found.header(), found.rows())
     if found.refused:
         raise typer.Exit(1)
+
+
+def _reading(ctx: typer.Context) -> dict[str, Any]:
+    """How DATA are read: the options that all three commands have."""
+    return {name: ctx.params[name] for name in _READING}
 
 
 def _data_and_levels(words: list[str], level: list[float] | None) -> tuple[str, list[float]]:
@@ -92,9 +97,8 @@ def _data_and_levels(words: list[str], level: list[float] | None) -> tuple[str, 
 
 
 def forecast(
-    data: Annotated[
-        list[str], typer.Argument(metavar="DATA", help=".csv or .parquet, long or wide; -: a CSV.")
-    ],
+    ctx: typer.Context,
+    data: SeriesAndLevels,
     horizon: Horizon,
     model: Annotated[
         list[str] | None,
@@ -108,6 +112,7 @@ def forecast(
         str | None, typer.Option("--out", "-o", help=".csv or .parquet; -: CSV on the output.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG or SVG of the first series.")] = None,
+    time: Time = None,
     id_col: IdCol = "unique_id",
     time_col: TimeCol = "ds",
     target_col: TargetCol = "y",
@@ -132,14 +137,10 @@ def forecast(
         level=levels,
         future=future,
         plot=plot,
+        time=time,
         shown=0 if json or out else min(horizon, 48),
         display=display_for(json),
-        id_col=id_col,
-        time_col=time_col,
-        target_col=target_col,
-        freq=freq,
-        season=season,
-        policy=policy,
+        **_reading(ctx),
     )
     if json:
         print_json(done.to_dict())
@@ -147,15 +148,16 @@ def forecast(
     for line in done.lines():
         aside.print(line, markup=False, soft_wrap=True)
     if done.shown:
-        table(done.shown[0], done.shown[1:])
-        if done.rows > len(done.shown) - 1:
-            aside.print(f"the first series; -o FILE.csv has all {done.rows:,} rows", markup=False)
+        (names, *rows), part = done.table(console.width)
+        table(names, rows)
+        if part:
+            said = f"{part}; -o FILE.csv has all of it, {done.rows:,} rows"
+            aside.print(said, markup=False, soft_wrap=True)
 
 
 def backtest(
-    data: Annotated[
-        list[str], typer.Argument(metavar="DATA", help=".csv or .parquet, long or wide; -: a CSV.")
-    ],
+    ctx: typer.Context,
+    data: SeriesAndLevels,
     horizon: Horizon,
     windows: Annotated[int, typer.Option(help="Times of the past to forecast from.")] = 5,
     step: Annotated[int | None, typer.Option(help="Periods between them; a horizon.")] = None,
@@ -167,6 +169,13 @@ def backtest(
         ),
     ] = None,
     level: Level = None,
+    known: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN", help="What is known ahead, as of --future. Repeat it for several."
+        ),
+    ] = None,
+    time: Time = None,
     report: Annotated[Path | None, typer.Option(help="HTML page with pictures.")] = None,
     id_col: IdCol = "unique_id",
     time_col: TimeCol = "ds",
@@ -190,14 +199,11 @@ def backtest(
         model or MODELS,
         step=step,
         level=levels,
+        known=known or (),
+        time=time,
         report=report,
         display=display,
-        id_col=id_col,
-        time_col=time_col,
-        target_col=target_col,
-        freq=freq,
-        season=season,
-        policy=policy,
+        **_reading(ctx),
     )
     display.end()
     if json:

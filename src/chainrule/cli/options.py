@@ -18,7 +18,7 @@ ObjectiveName = Literal["nll", "scheduled", "noise", "hybrid"]
 UtilityName = Literal["chrf", "match"]
 ForecasterName = Literal[
     "auto", "ar", "arima", "regression", "var", "theta", "holt-winters", "damped", "holt", "ses",
-    "seasonal-naive", "naive", "drift", "mean", "gru", "transformer",
+    "seasonal-naive", "naive", "drift", "mean", "lstm", "gru", "transformer",
 ]  # fmt: skip
 MethodName = Literal["exact", "clamp", "smc"]
 BackendName = Literal["auto", "torch", "engine"]

@@ -162,14 +162,15 @@ class AutoFitted(Fitted):
         return ordered.gather(1, paths.argsort(1).argsort(1))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that is held, by name, to be saved; what is of all series together, once for each."""
+        """All that is held, by name, to be saved. ``once.``: of all series together, so a view
+        that repeats one row, which no reader needs to write out."""
         own = {"logits": self.logits, "scale": self.scale, "positive": self.positive}
         for j, fitted in enumerate(self.fitted):
             held = fitted.tensors()
             own |= {f"member{j}.{k}": x for k, x in held.items() if not k.startswith("info.")}
         count = len(self.scale)
-        own["tilt"] = self.tilt.expand(count, -1)
-        own["table"] = self.calibration.table.expand(count, -1, -1)
+        own["once.tilt"] = self.tilt.expand(count, -1)
+        own["once.table"] = self.calibration.table.expand(count, -1, -1)
         return own
 
     @staticmethod
@@ -184,8 +185,8 @@ class AutoFitted(Fitted):
             return AutoFitted(
                 tuple(fitted),
                 held["logits"],
-                held["tilt"][0],
-                Calibration(held["table"][0]),
+                held["once.tilt"][0],
+                Calibration(held["once.table"][0]),
                 held["scale"],
                 held["positive"],
             )

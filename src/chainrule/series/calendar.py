@@ -242,8 +242,13 @@ def infer(stamps: Ints, same: Bools, numbered: bool, zone: str | None) -> Calend
     guesses = [*_of_days(days, _mode(clock), same), _ticks(stamps, step)]
     guesses = [replace(g, zone=zone) for g in guesses]
     shares = [float(g.locate(stamps)[1].mean()) for g in guesses]
+    # Every business day is a day too: some strays must not make holes of all weekends.
+    shares = [s + _FEW * (g.unit == "business") for g, s in zip(guesses, shares, strict=True)]
     best = guesses[shares.index(max(shares))]
     return replace(best, season=usual_season(best))
+
+
+_FEW = 0.05  # of the stamps of business days may be on weekends
 
 
 def _ticks(stamps: Ints, step: int) -> Calendar:
@@ -264,7 +269,7 @@ def _of_days(days: Ints, clock: int, same: Bools) -> list[Calendar]:
         count = _mode(later[later > 0])
         phase = _mode(months % count)
         guesses += [Calendar("month", count, phase, day=d) for d in _month_days(days)]
-    elif step == 1 and not ((days + 3) % 7 > 4).any():
+    elif step == 1 and ((days + 3) % 7 > 4).mean() < _FEW:
         friday = (days[:-1] + 3) % 7 + np.diff(days) > 6  # Saturday lies between
         guesses += [Calendar("business")] if (friday & same).any() else []
     guesses.append(Calendar("day", step, _mode(days % step)))
@@ -314,6 +319,7 @@ _UNITS: dict[str, tuple[Unit, int, int | None]] = {  # unit, count, day of the m
         )
     },
 }
+_LONGEST = {"us": 36525 * DAY, "day": 36525, "business": 1, "month": 1200}
 _MONDAY = 4  # 5 January 1970
 
 
@@ -326,7 +332,7 @@ def named(text: str, stamps: Ints, numbered: bool, zone: str | None) -> Calendar
     Raises:
         ValueError: an unknown name, or one that doesn't fit such stamps.
     """
-    found = re.fullmatch(r"(\d*) ?([A-Za-z]*)(?:-([A-Z]{3}))?", text.strip())
+    found = re.fullmatch(r"(\d{0,18}) ?([A-Za-z]*)(?:-([A-Z]{3}))?", text.strip())
     count, name, at = found.groups() if found else ("", "", None)
     if (numbered and (name or not count)) or (not numbered and name not in _UNITS):
         wanted = (
@@ -339,9 +345,12 @@ def named(text: str, stamps: Ints, numbered: bool, zone: str | None) -> Calendar
     if numbered:
         return Calendar("step", times, _agreed(stamps % times, 0))
     unit, size, day = _UNITS[name]
-    out = Calendar(unit, size * times, zone=zone)
-    if (unit == "business" and times > 1) or (at and at not in (*_WEEKDAYS, *_MONTHS)):
+    anchors = {7: _WEEKDAYS, 3: _MONTHS, 12: _MONTHS}.get(size, ())
+    if (unit == "business" and times > 1) or (at and at not in anchors):
         raise ValueError(f"--freq {text}: not a frequency here; name one like B, W-SUN or QS-FEB")
+    if size * times > _LONGEST[unit]:
+        raise ValueError(f"--freq {text}: periods are a hundred years long at most")
+    out = Calendar(unit, size * times, zone=zone)
     if unit == "us":
         out = replace(out, phase=_agreed(stamps % out.count, 0))
         return replace(out, season=usual_season(out))
@@ -349,18 +358,23 @@ def named(text: str, stamps: Ints, numbered: bool, zone: str | None) -> Calendar
     months = days.astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
     if unit == "month":
         if day is None:
-            guesses = [replace(out, count=1, day=d) for d in _month_days(days)]
+            guesses = [replace(out, count=1, day=d, zone=None) for d in _month_days(days)]
             shares = [float(g.locate(days * DAY)[1].mean()) for g in guesses]
             day = guesses[shares.index(max(shares))].day if max(shares) >= 0.9 else 1
-        anchor = _MONTHS.index(at) % out.count if at in _MONTHS else None
-        phase = _agreed(months % out.count, 0) if anchor is None else anchor
-        out = replace(out, day=day, phase=phase)
+        anchor = _MONTHS.index(at) % size if at else None
+        out = replace(out, day=day, phase=_phase(months, out.count, size, anchor, 0))
     elif unit == "day":
-        anchor = (_WEEKDAYS.index(at) - 3) % 7 if at in _WEEKDAYS else None
+        anchor = (_WEEKDAYS.index(at) - 3) % 7 if at else None
         usual = _MONDAY if out.count % 7 == 0 else 0
-        out = replace(out, phase=_agreed(days % out.count, usual) if anchor is None else anchor)
+        out = replace(out, phase=_phase(days, out.count, size, anchor, usual))
     out = replace(out, clock=_agreed(clock, 0))
     return replace(out, season=usual_season(out))
+
+
+def _phase(units: Ints, count: int, size: int, anchor: int | None, otherwise: int) -> int:
+    """Where periods of ``count`` units begin: as the stamps, if the name's anchor allows it."""
+    found = _agreed(units % count, otherwise if anchor is None else anchor)
+    return found if anchor is None or found % size == anchor else anchor
 
 
 def _month_days(days: Ints) -> tuple[int, ...]:

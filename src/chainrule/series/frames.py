@@ -23,7 +23,7 @@ from chainrule.series.panel import Origin, Panel
 from chainrule.series.points import Points
 from chainrule.series.reading import Reader
 from chainrule.series.stamps import Times, Where, write_times
-from chainrule.series.tables import PARQUET, is_array, open_source
+from chainrule.series.tables import PARQUET, floats, is_array, open_source
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,7 +59,7 @@ def read(
     """
     reader = _reader(Names(id_col, time_col, target_col, tuple(known)), freq, season, policy)
     if is_array(source):
-        return _read_array(source, reader)
+        return read_array(source, reader)
     return reader.panel(open_source(source, reader.names))
 
 
@@ -77,9 +77,10 @@ def read_chunks(
 ) -> Iterator[tuple[Panel, Check | None]]:
     """The same, ``size`` series at a time.
 
-    A long Parquet file in which the rows of a series stand together is read part by part, in
-    memory for one part; the frequency is that of the first part. Anything else is read whole (of
-    a Parquet file a note says so), and its one check comes with the first chunk.
+    A long Parquet file in which the rows of a series stand together, and whose stamps are not
+    words, is read part by part, in memory for one part; the frequency is that of the first part.
+    Anything else is read whole (of a Parquet file a note says so), and its one check comes with
+    the first chunk.
 
     Raises:
         ValueError: see ``read``.
@@ -91,9 +92,12 @@ def read_chunks(
         if parts is not None:
             yield from parts
             return
-        notes = ("it is read whole: only long tables sorted by series are read part by part",)
+        notes = (
+            "it is read whole: only long tables sorted by series, with times that aren't words, "
+            "are read part by part",
+        )
     panel, check = (
-        _read_array(source, reader)
+        read_array(source, reader)
         if is_array(source)
         else reader.panel(open_source(source, reader.names))
     )
@@ -106,28 +110,30 @@ def _reader(names: Names, freq: str | None, season: int | None, policy: Policy) 
     """Raises: ValueError: no such policy or season, or a library is missing."""
     if policy not in POLICIES:
         raise ValueError(f"--policy {policy}: there are {', '.join(POLICIES)}")
-    if season is not None and season < 1:
-        raise ValueError(f"--season {season}: 1 is the least, and means none")
+    if season is not None and not 1 <= season < 2**31:
+        raise ValueError(f"--season {season}: 1 is the least, and means none; 2^31 is too long")
     for library in ("narwhals", "pyarrow"):
         if find_spec(library) is None:
             raise ValueError(f"series need {library}: pip install 'chainrule[series]'")
     return Reader(names, freq, season, policy)
 
 
-def _read_array(source: Any, reader: Reader) -> tuple[Panel, Check]:
+def read_array(source: Any, reader: Reader) -> tuple[Panel, Check]:
+    """One series, or several: the steps of each are numbered from 0.
+
+    Raises:
+        ValueError: no numbers, or a series without any.
+    """
     import pyarrow as pa
 
-    try:
-        nested = isinstance(source, list | tuple) and any(np.ndim(row) for row in source)
-        rows = [np.asarray(r, np.float64) for r in source] if nested else []
-        whole = np.concatenate(rows) if nested else np.asarray(source, np.float64)
-        single = not nested and whole.ndim == 1
-        table = whole.reshape(1, -1) if nested or single else whole
-        count, width = table.shape
-    except (TypeError, ValueError):
-        raise ValueError(
-            "the array: one series is [T] or a list of numbers, several are [N, T] or a list"
-        ) from None
+    nested = isinstance(source, list | tuple) and any(np.ndim(row) for row in source)
+    wanted = "one series is [T] or a list of numbers, several are [N, T] or a list"
+    rows = [floats(row, wanted) for row in source] if nested else []
+    whole = floats([] if nested else source, wanted)
+    single = not nested and whole.ndim == 1
+    if not (single or whole.ndim == 2 or nested) or any(row.ndim != 1 for row in rows):
+        raise ValueError(f"the array: {wanted}")
+    count, width = (1, len(whole)) if whole.ndim == 1 else whole.shape
     lens = np.array([len(r) for r in rows] if nested else [width] * count, np.int64)
     if not count or not lens.min():
         raise ValueError("the array: there is a series without values")
@@ -137,8 +143,8 @@ def _read_array(source: Any, reader: Reader) -> tuple[Panel, Check]:
         ids=pa.array(np.arange(len(lens))),
         offsets=offsets,
         stamps=stamps,
-        values=table.reshape(-1),
-        known=np.zeros((table.size, 0)),
+        values=np.concatenate(rows) if nested else whole.reshape(-1),
+        known=np.zeros((int(offsets[-1]), 0)),
         rows=stamps,
         late=np.zeros_like(lens),
     )

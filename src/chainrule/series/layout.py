@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chainrule.series.csv_files import NULLS
+from chainrule.series.csv_files import NULLS, first_twice
 from chainrule.series.panel import Floats
-from chainrule.series.stamps import Where, looks_like_time
+from chainrule.series.stamps import Where, looks_like_time, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,6 +43,20 @@ class Names:
         own = {"time": self.time, "target": self.target}
         own |= {} if self.one_for_all else {"id": self.id}
         return [*(v for k, v in own.items() if v != _DEFAULTS[k]), *self.known]
+
+    def require_distinct(self) -> None:
+        """Go on only if each column is one thing; a wide table's times may be called as a target.
+
+        Raises:
+            ValueError: one is named for two.
+        """
+        rest = [self.id, *self.known]
+        twice = first_twice([self.target, *rest]) or first_twice([self.time, *rest])
+        if twice is not None:
+            raise ValueError(
+                f"column {twice!r} is named for two things: ids, times, targets and each regressor "
+                "are columns of their own"
+            )
 
 
 @dataclass(frozen=True)
@@ -81,12 +96,16 @@ def layout_of(table: pa.Table, names: Names, source: str) -> Layout:
         ValueError: a column that was asked for is missing, or nothing tells what is what.
     """
     there = table.column_names
+    twice = first_twice(there)
+    if twice is not None:
+        raise ValueError(f"{source}: two columns are called {twice!r}: rename one")
+    names.require_distinct()
     for name in names.asked():
         if name not in there:
             raise ValueError(
                 f"{source}: no column {name!r}{near_to(name, there)}; there are {_listed(there)}"
             )
-    if names.target in there:
+    if names.target in there and names.target != names.time:
         rest = [n for n in there if n not in (names.target, names.id, *names.known)]
         time = time_column(table, names.time, rest)
         ids = names.id if names.id in there else None
@@ -118,12 +137,14 @@ def layout_of(table: pa.Table, names: Names, source: str) -> Layout:
     words = [n for n in values if _has_words(table.column(n))]
     if words or not values:
         numbers = [n for n in values if n not in words]
-        guess = f"--time-col {time} --target-col {numbers[-1] if numbers else '…'}"
-        ids_guess = f"--id-col {words[0]} " if words else ""
+        ids = next((n for n in words if _tells_apart(table.column(n), table.column(time))), None)
+        guess = f"--time-col {time} --target-col {numbers[0] if numbers else '…'}"
+        guess = guess if ids is None else f"--id-col {ids} {guess}"
+        others = f" (or {_listed(numbers[1:])})" if numbers[1:] else ""
         what = f"{words[0]!r} holds words" if words else "there are no values beside it"
         raise ValueError(
             f"{source}: {what}, so the table is not wide (a column a series); name its columns, "
-            f"as in {ids_guess}{guess}"
+            f"as in {guess}{others}"
         )
     return Layout("wide", None, time, values)
 
@@ -131,10 +152,9 @@ def layout_of(table: pa.Table, names: Names, source: str) -> Layout:
 def time_column(table: pa.Table, name: str, candidates: list[str]) -> str | None:
     if name in candidates:
         return name
-    timely = [n for n in candidates if looks_like_time(table.column(n))]
     by_name = [n for n in candidates if n.lower().strip() in _TIME_NAMES]
-    both = [n for n in by_name if n in timely]
-    return next(iter([*both, *timely, *by_name]), None)
+    timely = (n for n in (*by_name, *candidates) if looks_like_time(table.column(n)))
+    return next(timely, next(iter(by_name), None))
 
 
 def _has_words(column: pa.ChunkedArray) -> bool:
@@ -147,7 +167,18 @@ def _has_words(column: pa.ChunkedArray) -> bool:
         head = head.cast(head.type.value_type)
     if not (pa.types.is_string(head.type) or pa.types.is_large_string(head.type)):
         return bool(pa.types.is_temporal(head.type))
-    return bool(pc.any(pc.match_substring_regex(head, r"[A-Za-z]{4}|^[A-Za-z]$")).as_py())
+    if pc.any(pc.match_substring_regex(head, r"[A-Za-z]{4}|^[A-Za-z]$")).as_py():
+        return True
+    words = [w for w in head.to_pylist() if w is not None and w.strip() not in (*NULLS, "inf")]
+    # Names like S00 come again; one word among numbers is a slip.
+    return len(set(words)) < len(words) and all(w.strip()[0].isalpha() for w in words)
+
+
+def _tells_apart(words: pa.ChunkedArray, times: pa.ChunkedArray) -> bool:
+    """Whether a column of words names series: its rows stand together, or stamps come again."""
+    both = [c.slice(0, 200).to_pylist() for c in (words, times)]
+    runs = 1 + sum(a != b for a, b in pairwise(both[0]))
+    return runs == len(set(both[0])) < len(both[0]) or len(set(both[1])) < len(both[1])
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -188,27 +219,57 @@ def read_numbers(column: pa.ChunkedArray, name: str, where: Where) -> Floats:
     return out
 
 
-_ENGLISH = r"^[-+]?(\d+|\d{1,3}(,\d{3})+)(\.\d*)?([eE][-+]?\d+)?$"
-_GERMAN = r"^[-+]?(\d+|\d{1,3}([. ]\d{3})+)(,\d*)?$"
+def with_commas(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of a file with decimal commas: words like 1.234 as numbers, if all are such."""
+    import pyarrow as pa
+
+    numbers = _in_form(_cleaned(column), _GERMAN) if pa.types.is_string(column.type) else None
+    return column if numbers is None else numbers
+
+
+# a number, its thousands mark, its decimal mark
+_ENGLISH = (r"^[-+]?(\d+|\d{1,3}(,\d{3})+)(\.\d*)?([eE][-+]?\d+)?$", ",", ".")
+_GERMAN = (r"^[-+]?(\d+|\d{1,3}([. ]\d{3})+)(,\d*)?$", "[. ]", ",")
 
 
 def _written(words: pa.ChunkedArray, name: str, where: Where) -> pa.ChunkedArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    words = pc.replace_substring(pc.utf8_trim_whitespace(words), "\u00a0", " ")
-    words = pc.if_else(pc.is_in(words, pa.array(NULLS)), None, words)
+    words = _cleaned(words)
     try:
         return words.cast(pa.float64())
     except pa.ArrowInvalid:
         pass
-    for form, mark, point in ((_ENGLISH, ",", "."), (_GERMAN, "[. ]", ",")):
-        if pc.all(pc.match_substring_regex(words, form)).as_py():
-            plain = pc.replace_substring_regex(words, mark, "")
-            return pc.replace_substring(plain, point, ".").cast(pa.float64())
-    odd = pc.invert(pc.match_substring_regex(words, f"{_ENGLISH}|{_GERMAN}"))
-    row = int(pc.index(odd, True).as_py())
-    value = words[max(row, 0)].as_py()
-    raise ValueError(
-        f"{where(max(row, 0))}: {name!r} is {value!r}, not a number: correct it, or leave it empty"
-    )
+    for form in (_ENGLISH, _GERMAN):
+        numbers = _in_form(words, form)
+        if numbers is not None:
+            return numbers
+    numbers = pc.match_substring_regex(words, f"{_ENGLISH[0]}|{_GERMAN[0]}")
+    what = "not a number: correct it, or leave it empty"
+    if pc.all(numbers).as_py():
+        numbers = pc.match_substring_regex(words, _ENGLISH[0])
+        what = "not written as the others are: use one thousands mark and one decimal mark"
+    row = int(pc.index(numbers, False).as_py())
+    raise ValueError(f"{where(row)}: {name!r} is {shown(words[row].as_py())}, {what}")
+
+
+def _cleaned(words: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Without spaces around them, nulls where they stand for nothing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    words = pc.replace_substring(pc.utf8_trim_whitespace(words), "\u00a0", " ")
+    return pc.if_else(pc.is_in(words, pa.array(NULLS)), None, words)
+
+
+def _in_form(words: pa.ChunkedArray, form: tuple[str, str, str]) -> pa.ChunkedArray | None:
+    """As float64, if all are written so."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    pattern, mark, point = form
+    if not pc.all(pc.match_substring_regex(words, pattern)).as_py():
+        return None
+    plain = pc.replace_substring_regex(words, mark, "")
+    return pc.replace_substring(plain, point, ".").cast(pa.float64())

@@ -75,6 +75,11 @@ class Panel:
         return np.diff(self.offsets)
 
     @property
+    def season(self) -> int:
+        """The calendar's; of one that no series has seen the whole of, no more than shows that."""
+        return min(self.calendar.season, int(self.lens.max(initial=0)) + 1)
+
+    @property
     def ok(self) -> Bools:
         """Which series were not refused [N]."""
         return self.lens > 0
@@ -138,6 +143,25 @@ class Panel:
         words += [remark if words[k] == "ok" else f"{words[k]}; {remark}" for k in kinds]
         status = pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(words))
         return replace(self, status=status)
+
+    def without(self, rows: Ints, reasons: list[str]) -> Panel:
+        """With the series of these numbers refused: their points dropped, reasons in the status."""
+        import pyarrow as pa
+
+        words = self.status.to_pylist()
+        for row, reason in zip(rows.tolist(), reasons, strict=True):
+            words[row] = reason if words[row] == "ok" else f"{reason}; {words[row]}"
+        kept = np.ones(len(self), np.bool_)
+        kept[rows] = False
+        there = np.repeat(kept, self.lens)
+        return replace(
+            self,
+            values=self.values[there],
+            offsets=np.append(0, np.cumsum(np.where(kept, self.lens, 0))),
+            first=np.where(kept, self.first, self.first + self.lens),
+            status=pa.array(words, pa.string()).dictionary_encode(),
+            known=self.known[there],
+        )
 
 
 def _own(array: NDArray[Any]) -> NDArray[Any]:

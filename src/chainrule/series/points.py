@@ -45,10 +45,16 @@ def gather(
     """Put the rows of every series together and in the order of time.
 
     Raises:
-        ValueError: a row without an id.
+        ValueError: a row without an id, or ids of a kind that can't be compared.
     """
+    import pyarrow as pa
     import pyarrow.compute as pc
 
+    require_plain(ids.type, where.source)
+    if pa.types.is_string_view(ids.type):
+        ids = ids.cast(pa.large_string())
+    if pa.types.is_dictionary(ids.type) and any(_loose(c.dictionary) for c in ids.chunks):
+        ids = ids.cast(ids.type.value_type)
     if ids.null_count:
         row = int(pc.index(pc.is_null(ids), True).as_py())
         raise ValueError(f"{where(row)}: a row without an id: fill it in or drop the row")
@@ -67,6 +73,25 @@ def gather(
     names = ids.take(starts).combine_chunks()
     names = names.cast(names.type.value_type) if hasattr(names.type, "value_type") else names
     return _in_time(names, lens, stamps, values, known, order)
+
+
+def require_plain(ids: pa.DataType, source: str) -> None:
+    """Go on only if ids of this type can be compared.
+
+    Raises:
+        ValueError: they are lists, structs or something that only its maker knows.
+    """
+    import pyarrow as pa
+
+    if pa.types.is_nested(ids) or isinstance(ids, pa.BaseExtensionType):
+        raise ValueError(f"{source}: ids are {ids}: turn them into text or numbers")
+
+
+def _loose(dictionary: pa.Array) -> bool:
+    """Whether a word of a dictionary is there twice, or is no word."""
+    import pyarrow.compute as pc
+
+    return bool(dictionary.null_count or pc.count_distinct(dictionary).as_py() < len(dictionary))
 
 
 def of_wide(ids: pa.Array, stamps: Ints, columns: Floats) -> Points:
@@ -123,6 +148,38 @@ def _in_time(
     return Points(ids, offsets, stamps, values, known, order, counts)
 
 
+def chosen(points: Points, kept: Bools) -> Points:
+    """The named series (bool [N])."""
+    import pyarrow as pa
+
+    lens = np.diff(points.offsets)
+    row = np.flatnonzero(np.repeat(kept, lens))
+    return Points(
+        ids=points.ids.filter(pa.array(kept)),
+        offsets=np.append(0, np.cumsum(lens[kept])),
+        stamps=points.stamps[row],
+        values=points.values[row],
+        known=points.known[row],
+        rows=row if points.rows is None else points.rows[row],
+        late=points.late[kept],
+    )
+
+
+def led(points: Points, stamps: Ints, values: Floats) -> Points:
+    """With a point [N] before the others of every series; of it no regressors are known."""
+    at = points.offsets[:-1]
+    rows = np.arange(len(points.values)) if points.rows is None else points.rows
+    return Points(
+        ids=points.ids,
+        offsets=points.offsets + np.arange(len(points.offsets)),
+        stamps=np.insert(points.stamps, at, stamps),
+        values=np.insert(points.values, at, values),
+        known=np.insert(points.known, at, np.nan, axis=0),
+        rows=np.insert(rows, at, 0),
+        late=points.late,
+    )
+
+
 # ---- sums and the like over series that stand one after the other ----
 
 
@@ -135,9 +192,10 @@ def sums(what: NDArray[np.bool_] | Ints, offsets: Ints) -> Ints:
 
 
 def filled(values: Floats, offsets: Ints) -> Floats:
-    """Straight lines over NaN within a series, the nearest value at its ends."""
+    """Straight lines over NaN within a series, the nearest value at its ends. What a series
+    without any value gets has no meaning."""
     good, holes = np.flatnonzero(~np.isnan(values)), np.flatnonzero(np.isnan(values))
-    if not len(holes):
+    if not len(holes) or not len(good):
         return values
     next_ = np.searchsorted(good, holes)
     before, after = good[np.maximum(next_ - 1, 0)], good[np.minimum(next_, len(good) - 1)]

@@ -17,10 +17,10 @@ from chainrule.series.calendar import Calendar, Ints, infer, named
 from chainrule.series.check import Check, Policy
 from chainrule.series.layout import Layout, Names, layout_of, read_numbers
 from chainrule.series.panel import Floats, Origin, Panel
-from chainrule.series.points import Points, gather, next_is_same, of_wide
-from chainrule.series.repair import FEWEST, Repair
-from chainrule.series.stamps import Times, Where, read_times
-from chainrule.series.tables import Source, parquet_head
+from chainrule.series.points import Points, gather, next_is_same, of_wide, require_plain
+from chainrule.series.repair import Repair
+from chainrule.series.stamps import Times, Where, is_text, kind_for, read_times
+from chainrule.series.tables import Source, existing, opened_parquet, parquet_head
 
 _ENOUGH = 10**6  # stamps that tell the frequency
 _BATCH = 2**20  # rows that are decoded at a time
@@ -36,7 +36,6 @@ class Reader:
     def __init__(self, names: Names, freq: str | None, season: int | None, policy: Policy) -> None:
         self.names, self.freq, self.season, self.policy = names, freq, season, policy
         self.calendar: Calendar | None = None
-        self.fewest = FEWEST
 
     def panel(self, source: Source) -> tuple[Panel, Check]:
         """A whole table.
@@ -89,6 +88,7 @@ class Reader:
                 self.calendar = self._calendar(points, times)
             except ValueError as error:
                 raise ValueError(f"{origin.source}: {error}") from None
+        origin = replace(origin, time=kind_for(origin.time, self.calendar))
         repair = Repair(
             points,
             self.calendar,
@@ -98,7 +98,7 @@ class Reader:
             strict=self.freq is None,
             names=layout.known,
             spare=layout.spare,
-            fewest=self.fewest,
+            season=self.season,
         )
         panel = repair.run()
         return panel, repair.check(panel, layout.kind, notes)
@@ -115,21 +115,26 @@ class Reader:
     # ---- part by part ----
 
     def parts(self, path: Path, size: int) -> Iterator[tuple[Panel, Check]] | None:
-        """``size`` series of a long Parquet file at a time; None where the file isn't long, or the
-        rows of a series don't stand together.
+        """``size`` series of a long Parquet file at a time; None where the file isn't long, the
+        rows of a series don't stand together, or stamps are words, which are read by all of them.
 
         Raises:
-            ValueError: not a Parquet file.
+            ValueError: no such file, or not a Parquet file.
         """
         import pyarrow as pa
         from pyarrow import parquet
 
-        try:
-            with parquet.ParquetFile(path) as opened:
-                layout = layout_of(parquet_head(opened), self.names, str(path))
-        except pa.ArrowException as error:
-            raise ValueError(f"{path}: not a Parquet file, or damaged ({error})") from None
-        starts = None if layout.id is None else _starts(path, layout.id)
+        with opened_parquet(path), parquet.ParquetFile(existing(path)) as opened:
+            head = parquet_head(opened)
+        layout = layout_of(head, self.names, str(path))
+        if layout.id is None or layout.time is None or not len(head):
+            return None
+        ids, times = (head.schema.field(n).type for n in (layout.id, layout.time))
+        require_plain(ids, str(path))
+        if is_text(times) or pa.types.is_string_view(ids):
+            return None
+        with opened_parquet(path):
+            starts = _starts(path, layout.id)
         if starts is None:
             return None
         return self._parts(path, layout, [*starts[:-1:size].tolist(), int(starts[-1])])
@@ -143,7 +148,8 @@ class Reader:
         batches = _batches(path, layout.id, layout.columns)
         for begin, end in pairwise(edges):
             while rows < end - done:
-                held.append(next(batches))
+                with opened_parquet(path):
+                    held.append(next(batches))
                 rows += len(held[-1])
             table = pa.Table.from_batches(held)
             part, rest = table.slice(0, end - done), table.slice(end - done)

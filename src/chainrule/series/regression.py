@@ -335,8 +335,10 @@ class RegressionFitted(Fitted):
         own, base = under("correction."), LinearFitted.from_tensors(under("base."))
         try:
             trend, season = held["clock"][0].tolist() if len(base) else (0, 1)
-            correction = Correction(**own) if own else None
-            return RegressionFitted(base, held["later"], Clock(bool(trend), season), correction)
+            correction, clock = Correction(**own) if own else None, Clock(bool(trend), season)
+            if season < 1 or clock.width > base.recursions.beta.shape[1]:
+                raise ValueError(f"a season of {season} has not so many regressors; fit it anew")
+            return RegressionFitted(base, held["later"], clock, correction)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a fitted regression: {error}; fit it anew") from None
 

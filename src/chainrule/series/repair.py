@@ -5,32 +5,33 @@ Shapes: N series, rows (of all series, one after the other), F regressors.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from chainrule.series.calendar import Bools, Calendar, Ints, coarser
-from chainrule.series.check import LISTED, Check, Finding, Policy
+from chainrule.series.check import Policy
+from chainrule.series.findings import FILL, Findings, literal
 from chainrule.series.panel import Floats, Origin, Panel
 from chainrule.series.points import Points, ends, filled, means, missing_before, next_is_same, sums
-from chainrule.series.stamps import Where, write_times
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from chainrule.series.stamps import Where
 
 _LINE, _NOTHING = "filled by a straight line", "there is nothing to go on"
+_AGAIN = "correct the stamps, or fit again"
+_FAR = "a few stamps are far from the others: correct them, or drop their rows"
 FEWEST = 3  # points that a series must have
+_REACH = 100  # steps that a gap behind a known point may have beside as many as there are points
 _SHORT = 10  # with fewer, a series is called short
 
 
-class Repair:
+class Repair(Findings):
     """Finds what is wrong with the series, one thing after the other, and mends or refuses.
 
     Args:
         points: what was read. calendar: which all are on. policy: see ``check``.
         strict: stamps must be those of the calendar; else they belong to the period they are in.
         names: of the regressors. spare: columns that nobody asked for, for advice.
-        fewest: points that a series must have.
+        season: in periods, if it was asked for.
+        led: the first point of every series was known before: it is held to be right, has no
+            regressors, and is what a gap may follow.
     """
 
     def __init__(
@@ -44,19 +45,15 @@ class Repair:
         strict: bool = True,
         names: tuple[str, ...] = (),
         spare: tuple[str, ...] = (),
-        fewest: int = FEWEST,
+        season: int | None = None,
+        led: bool = False,
     ) -> None:
-        self.fewest = fewest
-        self.points, self.calendar, self.origin, self.where = points, calendar, origin, where
-        self.policy, self.strict, self.names, self.spare = policy, strict, names, spare
+        self.led, self.fewest = led, 1 if led else FEWEST
+        super().__init__(points, calendar, origin, where, policy)
+        self.strict, self.names, self.spare, self.season = strict, names, spare, season
         self.periods, self.on = calendar.locate(points.stamps)
-        self.values, self.known, self.offsets = points.values, points.known, points.offsets
-        self.rows: Ints | None = None  # which of the points' rows are left; None: all
+        self.values, self.known = points.values, points.known
         self.infinite: Bools | None = None
-        self.alive = np.ones(len(points.ids), np.bool_)
-        self.touched = np.zeros(len(points.ids), np.bool_)
-        self.remarks: list[tuple[str, Ints]] = []
-        self.findings: list[Finding] = []
 
     def run(self) -> Panel:
         """Everything, in the order in which one thing needs the other."""
@@ -67,65 +64,14 @@ class Repair:
         self._duplicates()
         finite = self._finite()
         if self.policy == "split":
-            finite = self._split(*finite)
+            self._split(finite[0], finite[2])
+            finite = self._finite()
         periods, _, offsets = finite
         missing = self._sparse(periods, offsets)
         self._holes(periods, offsets, missing)
         if self.names:
             self._regressors(periods, offsets)
         return self._panel(*finite)
-
-    # ---- what is said ----
-
-    def _find(self, what: str, counts: Ints, done: str, mask: Bools | None = None) -> None:
-        """Note a finding: how many rows of every series are it; ``mask`` [rows]: which."""
-        series = int(np.argmax(counts > 0))
-        first = str(self.points.ids[series].as_py())
-        if mask is not None:
-            begin, end = self.offsets[series : series + 2]
-            row = int(begin + np.argmax(mask[begin:end]))
-            row = row if self.rows is None else int(self.rows[row])
-            stamp = text_of(self.points.stamps[row], self.origin)
-            row = row if self.points.rows is None else int(self.points.rows[row])
-            first = f"{first} at {stamp} ({self.where.line(row)})"
-        series_with = int((counts > 0).sum())
-        self.findings.append(Finding(what, series_with, int(counts.sum()), first, done))
-
-    def _refuse(
-        self, what: str, counts: Ints, reason: str, advice: str, mask: Bools | None = None
-    ) -> None:
-        """Leave out the series that have a count; ``reason`` has a place for it."""
-        counts = np.where(self.alive, counts, 0)
-        if counts.any():
-            lens = np.where(counts > 0, np.diff(self.offsets), 0)
-            self._find(f"refused: {what}", lens if mask is None else counts, advice, mask)
-            self.remarks.append((f"refused: {reason}", counts))
-            self.alive &= counts == 0
-
-    def _mend(
-        self, what: str, counts: Ints, done: str, mask: Bools | None, remark: str = ""
-    ) -> None:
-        """Note what is done to the series with a count; refuse them if that is the policy."""
-        if self.policy == "refuse":
-            advice = "--policy fill would mend it"
-            self._refuse(what, counts, f"{{}} {what}", advice, mask)
-        self._note(what, counts, done, mask, remark)
-
-    def _note(
-        self, what: str, counts: Ints, done: str, mask: Bools | None = None, remark: str = ""
-    ) -> None:
-        """Note what is done to the series with a count."""
-        counts = np.where(self.alive, counts, 0)
-        if counts.any():
-            self._find(what, counts, done, mask)
-        if remark and counts.any():
-            self._remark(remark, counts)
-
-    def _remark(self, remark: str, counts: Ints) -> None:
-        """Add a remark, with a place for the count, to the status of the series that have one."""
-        counts = np.where(self.alive, counts, 0)
-        self.remarks.append((remark, counts))
-        self.touched |= counts > 0
 
     # ---- what is done ----
 
@@ -175,16 +121,20 @@ class Repair:
         else:
             self._note("stamps in the step of another", counts, "the mean is taken", mask)
         first = np.flatnonzero(~mask)
-        self.values = means(self.values, first)
-        self.known = (
-            np.stack([means(k, first) for k in self.known.T], 1)
-            if self.names
-            else (self.known[first])
-        )
+        values, known = means(self.values, first), [means(k, first) for k in self.known.T]
         if self.infinite is not None:
-            self.infinite = np.logical_or.reduceat(self.infinite, first)
-        self.periods, self.rows = self.periods[first], first
-        self.offsets = np.append(np.searchsorted(first, self.offsets[:-1]), len(first))
+            self.infinite[first] = np.logical_or.reduceat(self.infinite, first)
+        self._keep(first)
+        self.values = values
+        self.known = np.stack(known, 1) if known else self.known
+
+    def _keep(self, rows: Ints) -> None:
+        """Go on with these rows; every series has one at least."""
+        self.periods, self.values = self.periods[rows], self.values[rows]
+        self.known = self.known[rows]
+        self.infinite = None if self.infinite is None else self.infinite[rows]
+        self.rows = rows if self.rows is None else self.rows[rows]
+        self.offsets = np.append(np.searchsorted(rows, self.offsets[:-1]), len(rows))
 
     def _finite(self) -> tuple[Ints, Floats, Ints]:
         """Periods and values of the points that have one, and their offsets [N + 1]."""
@@ -200,36 +150,43 @@ class Repair:
         there = np.flatnonzero(~none)
         return self.periods[there], self.values[there], np.append(0, np.cumsum(lens - counts))
 
-    def _split(self, periods: Ints, values: Floats, offsets: Ints) -> tuple[Ints, Floats, Ints]:
-        """Only what is behind the last long gap of every series."""
+    def _split(self, periods: Ints, offsets: Ints) -> None:
+        """Go on with what is behind the last long gap of every series."""
         long = max(3, self.calendar.season // 4)
         behind = np.flatnonzero(missing_before(periods, offsets) > long)
         begin = offsets[:-1].copy()
         np.maximum.at(begin, np.searchsorted(offsets, behind, "right") - 1, behind)
         dropped = begin - offsets[:-1]
+        if self.led:
+            reason = f"a gap of more than {long} steps, at which what was fitted can't be split"
+            self._refuse("a long gap", dropped, reason, f"{FILL}, or fit again")
+            return
         self._note("values before a long gap", dropped, f"dropped: more than {long} steps are long")
         self._remark("dropped {} value{s} before a gap", dropped)
-        kept = np.arange(len(values)) >= np.repeat(begin, np.diff(offsets))
-        return periods[kept], values[kept], offsets - np.append(0, np.cumsum(dropped))
+        low = np.full(len(dropped), np.iinfo(np.int64).min)
+        low[dropped > 0] = periods[begin[dropped > 0]]
+        self._keep(np.flatnonzero(self.periods >= np.repeat(low, np.diff(self.offsets))))
 
     def _sparse(self, periods: Ints, offsets: Ints) -> Ints:
         """Refuse series that are mostly holes, or few points; the missing steps of all [N]."""
         steps, lens = missing_before(periods, offsets), np.diff(offsets)
         missing = sums(steps, offsets)
-        mostly = missing > lens
+        mostly = missing > lens + (_REACH if self.led else 0)
         if mostly.any():
             every = missing // np.maximum(lens - 1, 1)  # holes between points, where all are alike
             alike = sums(steps == np.repeat(every, lens), offsets) == lens - 1
             name = self.calendar.alias
             self._refuse(
                 "another frequency",
-                np.where(mostly & alike & (lens >= self.fewest), every + 1, 0),
+                np.where(mostly & alike & (lens >= FEWEST), every + 1, 0),
                 f"a value every {{}} steps of {name}",
                 "read series of one frequency at a time, or name a longer one for all by --freq",
             )
             first = int(np.argmax(mostly & self.alive))
             own = self.points.stamps[slice(*self.points.offsets[first : first + 2])]
-            advice = _longer(own, self.calendar)
+            far = coarser(own, self.calendar) == name
+            advice = _FAR if far else _longer(own, self.calendar)
+            advice = _AGAIN if self.led else advice
             self._refuse(
                 "mostly missing", np.where(mostly, missing, 0), "mostly missing, {} step{s}", advice
             )
@@ -240,12 +197,13 @@ class Repair:
     def _holes(self, periods: Ints, offsets: Ints, missing: Ints) -> None:
         """Note what is missing in the series that go on."""
         none = np.isnan(self.values)
+        none = none if self.infinite is None else none & ~self.infinite
         if none.any():
             begin, end = ends(periods, offsets)
             series = np.repeat(np.arange(len(missing)), np.diff(self.offsets))
             after = none & (self.periods > end[series])
             early = none & (self.periods < begin[series])
-            none &= ~(early | after) if self.infinite is None else ~(early | after | self.infinite)
+            none &= ~(early | after)
             for mask, place, done in ((early, "before", "begins"), (after, "after", "ends")):
                 counts, done = sums(mask, self.offsets), f"the series {done} there"
                 self._note(f"NaN {place} all values", counts, done, mask)
@@ -260,14 +218,16 @@ class Repair:
         """Note what regressors lack between the first and the last value of a series."""
         begin, end = (np.repeat(x, np.diff(self.offsets)) for x in ends(periods, offsets))
         inside = (self.periods >= begin) & (self.periods <= end)
+        if self.led:
+            inside[self.offsets[:-1]] = False
         for name, column in zip(self.names, self.known.T, strict=True):
             none = np.isnan(column) & inside
             if none.any():
                 counts = sums(none, self.offsets)
                 empty = np.where(counts == sums(inside, self.offsets), counts, 0)
-                self._refuse(f"no {name}", empty, f"no value of {name}", _NOTHING, none)
+                self._refuse(f"no {name}", empty, f"no value of {literal(name)}", _NOTHING, none)
                 self._mend(f"NaN of {name}", counts, f"{_LINE}, or the nearest", none)
-                self._remark(f"filled {{}} value{{s}} of {name}", counts)
+                self._remark(f"filled {{}} value{{s}} of {literal(name)}", counts)
 
     def _panel(self, periods: Ints, values: Floats, offsets: Ints) -> Panel:
         (begin, end), alive = ends(periods, offsets), self.alive
@@ -292,7 +252,9 @@ class Repair:
             inside &= self.periods <= np.repeat(end, lens)
             for i, column in enumerate(self.known.T):
                 known[:, i] = filled(placed(self.periods, column, lens, inside), closed)
-        self._flags(values, spans)
+        if not self.led:
+            self._flags(values, spans)
+            self._early(begin + spans)
         after = self.periods[self.offsets[1:] - 1] + 1
         return Panel(
             ids=self.points.ids,
@@ -326,57 +288,35 @@ class Repair:
                 counts = np.where(flag, lens, 0)
                 self._find(what, counts, done)
                 self.remarks.append((what if what != "short" else "short: {} point{s}", counts))
+        if self.season is not None and self.season > 1:
+            few = np.where(self.alive & (spans <= 2 * self.season), spans, 0)
+            if few.any():
+                done = "no season is learned; only seasonal-naive may repeat the last one"
+                self._find(f"at most two seasons of {self.season}", few, done)
         mostly = np.where(~constant & (2 * zeros > lens), zeros, 0)
         if mostly.any():
             self._find("mostly zeros", mostly, "left as they are")
 
-    def _status(self) -> pa.DictionaryArray:
-        import pyarrow as pa
+    def _early(self, after: Ints) -> None:
+        """Note series that end before the others: where stamps are those of a calendar, and half of
+        the series or more end together. ``after`` [N]: the period behind each."""
+        latest = after[self.alive].max(initial=np.iinfo(np.int64).min)
+        early = self.alive & (after < latest)
+        if self.calendar.unit != "step" and early.any() and 2 * early.sum() <= self.alive.sum():
+            lens = np.diff(self.offsets)
+            mask = np.repeat(early, lens) & (self.periods == np.repeat(after - 1, lens))
+            self._find(
+                "ends before the others", early.astype(np.int64), "forecast from there on", mask
+            )
 
-        codes, words = np.zeros(len(self.alive), np.int32), ["ok"]
-        if self.remarks:
-            counts = np.stack([c for _, c in self.remarks], 1)
-            some = counts.any(1)
-            kinds, which = np.unique(counts[some], axis=0, return_inverse=True)
-            codes[some] = 1 + which.reshape(-1)
-            texts = [text for text, _ in self.remarks]
-            words += [_said(texts, k) for k in kinds.tolist()]
-        return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(words))
-
-    def check(self, panel: Panel, layout: str, notes: tuple[str, ...]) -> Check:
-        """What was found and done, for people."""
-        stamps, codes = self.points.stamps, panel.status.indices.to_numpy()
-        first = np.flatnonzero(codes)[:LISTED]
-        names = map(str, panel.ids.take(first).to_pylist())
-        return Check(
-            source=self.origin.source,
-            layout=layout,
-            begin=text_of(stamps.min(), self.origin),
-            end=text_of(stamps.max(), self.origin),
-            frequency=self.calendar.alias,
-            season=self.calendar.season,
-            policy=self.policy,
-            series=len(panel),
-            points=len(panel.values),
-            refused=int((~self.alive).sum()),
-            repaired=int((self.alive & self.touched).sum()),
-            findings=tuple(self.findings),
-            status=dict(zip(names, panel.status.take(first).to_pylist(), strict=True)),
-            notes=notes,
-        )
-
-
-def text_of(stamp: int, origin: Origin) -> str:
-    """A stamp for people."""
-    return str(write_times(np.array([stamp]), origin.time)[0].as_py())
+    def seen(self, panel: Panel) -> Bools:
+        """Which points of the panel, none of whose series was refused, were not filled."""
+        out = np.zeros(len(panel.values), np.bool_)
+        there = ~np.isnan(self.values)
+        shift = np.repeat(panel.offsets[:-1] - panel.first, np.diff(self.offsets))
+        out[(self.periods + shift)[there]] = True
+        return out
 
 
 def _longer(stamps: Ints, calendar: Calendar) -> str:
     return f"put it into longer steps, as in --freq {coarser(stamps, calendar)}; means are taken"
-
-
-def _said(texts: list[str], counts: list[int]) -> str:
-    """The remarks that have a count; why a series was refused comes first."""
-    both = zip(texts, counts, strict=True)
-    said = [t.format(f"{n:,}", s="s" * (n != 1)) for t, n in both if n]
-    return "; ".join(sorted(said, key=lambda s: not s.startswith("refused")))

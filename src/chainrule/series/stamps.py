@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import gcd
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from chainrule.series.calendar import DAY, HOUR, MINUTE, Ints
+from chainrule.series.calendar import DAY, HOUR, MINUTE, SECOND, Bools, Calendar, Ints
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,6 +31,12 @@ class Where:
         return f"{self.source}, {self.line(row)}"
 
 
+def shown(value: object) -> str:
+    """A value in a message: on one line, and not longer than one."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:50]}… ({len(text):,} characters)"
+
+
 _CLOCK = (
     r"(?:[T ,]+(?P<H>\d{1,2}):(?P<M>\d{2})(?::(?P<S>\d{2})(?:[.,](?P<f>\d{1,9}))?)?"
     r"(?: ?(?P<p>[AaPp])\.?[Mm]\.?)?)?(?: ?(?P<z>Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?))?$"
@@ -49,6 +55,7 @@ _FORMS = (
     rf"^{_MONTH}[-/. ,]*(?P<y>\d{{4}}|\d{{2}})$",
     rf"^(?P<y>\d{{4}})[-/. ]*{_MONTH}$",
 )
+_NO_TIME = "no date or time like 2024-01-31 12:00; is it the right column? --time-col names it"
 _EMPTY = "is empty: every row needs a stamp; fill it in or drop the row"
 _NAMES = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
@@ -84,7 +91,7 @@ def looks_like_time(column: pa.ChunkedArray) -> bool:
     if pa.types.is_temporal(kind):
         return True
     head = column.slice(0, 20).drop_null()
-    if not _is_text(kind) or not len(head):
+    if not is_text(kind) or not len(head):
         return False
     words = head.cast(pa.string()).combine_chunks()
     return any(_match(words, form) is not None for form in _FORMS)
@@ -104,22 +111,22 @@ def read_times(column: pa.ChunkedArray, name: str, where: Where) -> Times:
         row = int(pc.index(pc.is_null(column), True).as_py())
         raise ValueError(f"{where(row)}: {name!r} {_EMPTY}")
     kind = _plain(column.type)
-    if _is_text(kind):
+    if is_text(kind):
         return _of_text(column, name, where)
-    if pa.types.is_integer(kind):
-        return _of_numbers(_to_numpy(column.cast(pa.int64())), kind)
-    if pa.types.is_floating(kind):
-        values = _to_numpy(column.cast(pa.float64()))
-        whole = values == np.round(values)
-        if not whole.all():
-            row = int(np.argmin(whole))
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        whole = pa.types.is_integer(kind)
+        numbers = _to_numpy(column.cast(kind if whole else pa.float64()))
+        right = (numbers > -(2**62)) & (numbers < 2**62) & (whole or numbers == np.round(numbers))
+        if not right.all():
+            row = int(np.argmin(right))
             raise ValueError(
-                f"{where(row)}: {name!r} is {values[row]:g}: stamps are dates, times or whole "
-                "numbers; is it the right column? --time-col names it"
+                f"{where(row)}: {name!r} is {numbers[row]:g}: stamps are dates, times or whole "
+                "numbers below 2^62; is it the right column? --time-col names it"
             )
-        return _of_numbers(values.astype(np.int64), pa.int64())
+        return _of_numbers(numbers.astype(np.int64), kind if whole else pa.int64())
     if pa.types.is_date(kind):
-        return Times(_to_numpy(column.cast(pa.date32()).cast(pa.int32())) * np.int64(DAY), kind)
+        days = _to_numpy(column.cast(pa.date32()).cast(pa.int32())) * np.int64(DAY)
+        return Times(_within(days, kind, name, where), kind)
     if not pa.types.is_timestamp(kind):
         raise ValueError(
             f"{where(0)}: {name!r} is {kind}, which is no time: convert it to dates or times "
@@ -128,21 +135,70 @@ def read_times(column: pa.ChunkedArray, name: str, where: Where) -> Times:
     try:
         micro = column.cast(pa.timestamp("us", kind.tz))
     except pa.ArrowInvalid:
-        raise ValueError(
-            f"{name!r} has times finer than a microsecond: round them, or number the steps"
-        ) from None
-    return Times(_to_numpy(micro.cast(pa.int64())), kind, kind.tz)
+        what = "times finer than a microsecond: round them" if kind.unit == "ns" else _FAR
+        raise ValueError(f"{where.source}: {name!r} has {what}, or number the steps") from None
+    return Times(_within(_to_numpy(micro.cast(pa.int64())), kind, name, where), kind, kind.tz)
+
+
+_FAR = "times that are not within the years 1 to 9999: correct them"
+_FIRST, _LAST = -719162 * DAY, 2932897 * DAY  # 0001-01-01 and 10000-01-01
+
+
+def _far(stamps: Ints, kind: pa.DataType) -> Bools:
+    """Which stamps are beyond the years that can be written, wherever the zone is, or beyond what
+    nanoseconds can hold."""
+    import pyarrow as pa
+
+    times = pa.types.is_timestamp(kind)
+    margin = DAY if times and kind.tz else 0
+    low, high = _FIRST + margin, _LAST - margin
+    if times and kind.unit == "ns":
+        low, high = -(2**63) // 1000 + 1, 2**63 // 1000
+    return (stamps < low) | (stamps >= high)
+
+
+def _within(stamps: Ints, kind: pa.DataType, name: str, where: Where) -> Ints:
+    far = _far(stamps, kind)
+    if far.any():
+        raise ValueError(f"{where(int(np.argmax(far)))}: {name!r} has {_FAR}")
+    return stamps
+
+
+def kind_for(kind: pa.DataType, calendar: Calendar) -> pa.DataType:
+    """The kind of stamps itself, or microseconds where it is too coarse (dates of half days)."""
+    import pyarrow as pa
+
+    if pa.types.is_integer(kind):
+        return kind
+    ticks = gcd(calendar.count, calendar.phase) if calendar.unit == "us" else calendar.clock
+    date = pa.types.is_date(kind)
+    size = DAY if date else {"s": SECOND, "ms": 1000}.get(kind.unit, 1)
+    return pa.timestamp("us", None if date else kind.tz) if ticks % size else kind
+
+
+def sort_of(kind: pa.DataType) -> str:
+    """What stamps of this type can be compared with."""
+    import pyarrow as pa
+
+    if pa.types.is_integer(kind):
+        return "numbers"
+    zone = kind.tz if pa.types.is_timestamp(kind) else None
+    return "times without a zone" if zone is None else "times with a zone"
 
 
 def write_times(stamps: Ints, kind: pa.DataType) -> pa.Array:
-    """Stamps as Arrow values of the kind that they were read as."""
+    """Stamps as Arrow values of the kind that they were read as; numbers that are too large for
+    it as 64 bits, and null where it ends."""
     import pyarrow as pa
 
-    flat = pa.array(stamps.reshape(-1))
+    flat = stamps.reshape(-1)
     if pa.types.is_integer(kind):
-        return flat.cast(kind)
+        try:
+            return pa.array(flat, kind)
+        except pa.ArrowInvalid:
+            return pa.array(flat)
     zone = kind.tz if pa.types.is_timestamp(kind) else None
-    return flat.cast(pa.timestamp("us", zone)).cast(kind)
+    return pa.array(flat, mask=_far(flat, kind)).cast(pa.timestamp("us", zone)).cast(kind)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -151,7 +207,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     return bool(
@@ -195,7 +251,7 @@ def _of_text(column: pa.ChunkedArray, name: str, where: Where) -> Times:
         """About the first row that has one of these words (bool [words])."""
         row = int(np.argmax(np.asarray(which)[codes]))
         word = words[codes[row]].as_py()
-        said = f"is {word!r}: {what}" if word else _EMPTY
+        said = f"is {shown(word)}: {what}" if word else _EMPTY
         return ValueError(f"{where(row)}: {name!r} {said}")
 
     numbers = pc.match_substring_regex(words, r"^[+-]?\d{1,18}$")
@@ -213,7 +269,11 @@ def _of_words(words: pa.Array, complain: Callable[[Any, str], ValueError]) -> Ti
     matches = [pc.match_substring_regex(words, form).to_numpy(False) for form in _FORMS]
     best = max(range(len(_FORMS)), key=lambda i: int(matches[i].sum()))
     if not matches[best].all():
-        raise complain(~matches[best], "no stamp in the form of the others; like 2024-01-31 12:00")
+        if not matches[best].any():
+            raise complain(~matches[best], _NO_TIME)
+        like = words[int(np.argmax(matches[best]))].as_py()
+        what = f"not in the form of the others, as {like!r}: write all stamps in one form"
+        raise complain(~matches[best], what)
     part = _match(words, _FORMS[best])
     assert part is not None
     year = _number(part, "y")
@@ -222,9 +282,9 @@ def _of_words(words: pa.Array, complain: Callable[[Any, str], ValueError]) -> Ti
     one = np.ones(len(words), np.int64)
     if "w" in part:
         week = _number(part, "w")
-        january4, right = _days(year, one, 4 * one)
+        january4, of = _days(year, one, 4 * one)[0], (year - 1970).astype("datetime64[Y]")
         days = january4 - (january4 + 3) % 7 + 7 * (week - 1)
-        right = (week >= 1) & (week <= 53)
+        right = (week >= 1) & ((days + 3).astype("datetime64[D]").astype("datetime64[Y]") == of)
     elif "a" in part:
         days, right, note = _either_order(part, year, complain)
     else:
@@ -278,7 +338,7 @@ def _month(part: dict[str, pa.Array]) -> Ints:
     return out
 
 
-def _days(year: Ints, month: Ints, day: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+def _days(year: Ints, month: Ints, day: Ints) -> tuple[Ints, Bools]:
     """Days since 1970, and whether there is such a day."""
     right = (month >= 1) & (month <= 12) & (day >= 1)
     months = ((year - 1970) * 12 + np.clip(month, 1, 12) - 1).astype("datetime64[M]")
@@ -288,7 +348,7 @@ def _days(year: Ints, month: Ints, day: Ints) -> tuple[Ints, NDArray[np.bool_]]:
 
 def _either_order(
     part: dict[str, pa.Array], year: Ints, complain: Callable[[Any, str], ValueError]
-) -> tuple[Ints, NDArray[np.bool_], str]:
+) -> tuple[Ints, Bools, str]:
     """Day and month in the order that can be; if both can, in the one that is the more even."""
     a, b = _number(part, "a"), _number(part, "b")
     dots = bool((part["by"].to_numpy(False) == ".").all())
@@ -325,7 +385,9 @@ def _in_zone(
     if len(kinds) > 1:
         found = " and ".join(k or "none" for k in kinds[:2])
         raise complain(
-            names != names[0], f"several time zones ({found}): write all stamps in one, as in UTC"
+            names != names[0],
+            f"several time zones ({found}): write all stamps in UTC, as 2024-01-31T12:00Z, or all "
+            "without a zone",
         )
     if kinds == [""]:
         return stamps, None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from chainrule.series import metrics
+from chainrule.series import frames, metrics
 from chainrule.series.baselines import Naive, SeasonalNaive
 from chainrule.series.batch import Model
 from chainrule.series.check import Check
@@ -23,7 +23,15 @@ from chainrule.series.panel import Panel
 from chainrule.series.windows import windows as windows_of
 from chainrule.verbs import series_report
 from chainrule.verbs.display import Display, Silent
-from chainrule.verbs.forecaster import LEAST, LEVEL, Forecaster, Names, checked_horizon
+from chainrule.verbs.forecaster import LEAST, LEVEL, Forecaster, Names
+from chainrule.verbs.forecaster_parts import (
+    checked_horizon,
+    checked_levels,
+    for_horizon,
+    for_time,
+    whole,
+)
+from chainrule.verbs.places import places
 from chainrule.verbs.rolling import CHUNK, Errors, Example, Tally, candidates, ranked
 
 MODELS = ("seasonal-naive", "ar", "regression", "arima", "theta", "auto")
@@ -38,7 +46,8 @@ class Scores:
         mase, smape (0 … 200), owa (against Naive2), wql, crps (in the unit of MASE), msis (95 %):
             means over all forecasts, see ``chainrule.series.metrics``.
         coverage, coverage_se: the share of what came that lay in the interval of every level, as
-            in "80", and its standard error over forecasts; None where there is but one.
+            in "80", and its standard error over forecasts, as if none knew of another; None where
+            there is but one.
         relative_mase, relative_wql: over those of seasonal naive.
         behind, behind_se: by how many percent its MASE is above the best model's, and the standard
             error of that, over series.
@@ -59,15 +68,15 @@ class Scores:
     relative_wql: float | None
     behind: float | None
     behind_se: float | None
-    mase_by_step: tuple[float | None, ...]
-    coverage_by_step: dict[str, tuple[float, ...]]
+    mase_by_step: tuple[float | None, ...] = field(repr=False)
+    coverage_by_step: dict[str, tuple[float, ...]] = field(repr=False)
     fit_s: float
     forecast_s: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Backtest:
-    """Models side by side over windows of the past.
+    """Models side by side over windows of the past; ``print`` shows the table and the verdict.
 
     Args:
         windows: how many there were; step: how far they are apart, in periods.
@@ -95,7 +104,7 @@ class Backtest:
     statuses: dict[str, int]
     summary: str
     notes: tuple[str, ...]
-    examples: tuple[Example, ...] = field(repr=False, default=())
+    examples: tuple[Example, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, the fields' own names; without the examples."""
@@ -121,11 +130,7 @@ class Backtest:
         return [
             (
                 m.name,
-                *map(
-                    series_report.number,
-                    (m.mase, m.smape, m.owa, m.wql, m.crps, m.msis),
-                    (3, 2, 3, 4, 3, 2),
-                ),
+                *series_report.measures(m),
                 *(f"{100 * share:.1f}" for share in m.coverage.values()),
                 series_report.seconds(m.fit_s + m.forecast_s),
             )
@@ -143,6 +148,19 @@ class Backtest:
             ValueError: another kind of file is named.
         """
         return series_report.write(self, Path(path))
+
+    def __repr__(self) -> str:
+        names = ", ".join(m.name for m in self.models)
+        return f"<Backtest of {Path(self.source).name}: {names}; best {self.best}>"
+
+    def __str__(self) -> str:
+        columns = list(zip(self.header(), *self.rows(), strict=True))
+        wide = [max(map(len, column)) for column in columns]
+        table = [
+            "  ".join(cell.ljust(size) for cell, size in zip(row, wide, strict=True)).rstrip()
+            for row in zip(*columns, strict=True)
+        ]
+        return "\n".join([self.summary, *self.notes, "", *table, "", self.remark()])
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{escape(name)}</th>" for name in self.header())
@@ -164,10 +182,12 @@ def backtest(
     id_col: str = "unique_id",
     time_col: str = "ds",
     target_col: str = "y",
-    known: Sequence[str] = (),
+    known: Names = (),
     freq: str | None = None,
+    time: str | None = None,
     report: str | Path | None = None,
     display: Display | None = None,
+    **options: Any,
 ) -> Backtest:
     """Forecast the past from several times of it, with what was known then, and compare.
 
@@ -175,22 +195,20 @@ def backtest(
     lie ``step`` periods apart before it (None: a horizon).
 
     Args:
-        data, season, policy, id_col, time_col, target_col, known, freq: as ``series.frames.read``
-            takes them.
+        data, season, policy, id_col, time_col, target_col, known, freq: as ``Forecaster`` takes
+            them.
         level: coverage of the intervals that are looked at, in percent.
-        report: where an HTML page goes.
+        time: of training a network in each window: "30s", "10m".
+        report: where an HTML page goes; its folder is made.
+        options: settings of the model, where there is but one, as ``Forecaster`` takes them.
 
     Raises:
         ValueError: data that can't be read, settings out of bounds, an unknown model, or no
             series that is long enough for a single window.
     """
     steps = checked_horizon(horizon)
-    for what, value in (("windows", windows), ("step", steps if step is None else step)):
-        if not 1 <= value <= 10_000:
-            raise ValueError(f"{what}: 1 to 10,000, not {value}")
-    for percent in level:
-        if not 0 < percent < 100:
-            raise ValueError(f"level: a coverage in percent, as in 80, not {percent:g}")
+    count, levels = whole("windows", windows, 10_000), checked_levels(level)
+    apart = steps if step is None else whole("step", step, 10_000)
     if report is not None:
         series_report.check(Path(report))
     left = known and model == MODELS  # nobody asked for arima, which would refuse
@@ -203,16 +221,20 @@ def backtest(
         target_col=target_col,
         known=known,
         freq=freq,
+        **options,
     )
-    panel, check = forecaster.read(data)
-    check.require()
-    made = forecaster._told(steps)
-    found = measure(panel, check, made, steps, windows, step or steps, level, display)
-    if left:
-        said = f"{panel.origin.source}: arima takes no regressors and is left out"
-        found = replace(found, notes=(*found.notes, said))
-    if report is not None:
-        found.save(report)
+    models = for_horizon(forecaster.models, steps)
+    if time is not None:
+        models = for_time(models, time)
+    with places(report):
+        panel, check = frames.read(data, **forecaster.reading)
+        check.require()
+        found = measure(panel, check, models, steps, count, apart, levels, display)
+        if left:
+            said = f"{panel.origin.source}: arima takes no regressors and is left out"
+            found = replace(found, notes=(*found.notes, said))
+        if report is not None:
+            found.save(report)
     return found
 
 
@@ -232,7 +254,7 @@ def measure(
     Raises:
         ValueError: no series is long enough for a single window.
     """
-    show, levels, season = display or Silent(), tuple(sorted(set(level))), panel.calendar.season
+    show, levels, season = display or Silent(), checked_levels(level), panel.season
     every = {_NAIVE: SeasonalNaive(), _NAIVE2: Naive(seasonal=True), **models}
     tallies = {name: Tally(horizon, levels) for name in every}
     errors = Errors.none(len(models), len(panel))

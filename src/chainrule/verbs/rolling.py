@@ -175,7 +175,8 @@ class Example:
     """The newest window of one series, as a model forecast it.
 
     Args:
-        rank: "best", "median" or "worst" of all series.
+        rank: "best", "median" or "worst" of all series, or "best that moves" where others have
+            a smaller MASE because nothing happened.
         past: the last points that were known. came, median: [H].
         bounds: low and high [H] of every level. ticks: labels of the points, past ones first.
     """
@@ -191,12 +192,16 @@ class Example:
 
 
 def candidates(panel: Panel, window: Window, made: Made, levels: Sequence[float]) -> list[Example]:
-    """The best, the middle and the worst of a window's series: those are kept, others are not."""
+    """The best (of those that move), the middle and the worst of a window's series: those are
+    kept, others are not."""
     order = np.argsort(made.errors, kind="stable")[: int(np.isfinite(made.errors).sum())]
     if not len(order):
         return []
-    middle, last = (len(order) - 1) // 2, len(order) - 1
-    return [_example(panel, window, made, levels, int(order[k])) for k in sorted({0, middle, last})]
+    before = window.seen.values[window.seen.end - 1].to(window.came)
+    moves = (window.came != before[:, None]).any(1).numpy()[order]
+    best, middle, last = int(moves.argmax()), (len(order) - 1) // 2, len(order) - 1
+    kept = sorted({best, middle, last})
+    return [_example(panel, window, made, levels, int(order[k])) for k in kept]
 
 
 def ranked(found: Sequence[Example], errors: Floats) -> tuple[Example, ...]:
@@ -204,9 +209,11 @@ def ranked(found: Sequence[Example], errors: Floats) -> tuple[Example, ...]:
     order = sorted(found, key=lambda e: e.mase)
     if len(order) < 2:
         return tuple(order)
-    best, *inner, worst = order
+    *others, worst = order
+    best = next((e for e in others if any(v != e.past[-1] for v in e.came)), others[0])
     middle = float(np.nanmedian(errors))
-    near = sorted(inner, key=lambda e: abs(e.mase - middle))[:1]
+    near = sorted((e for e in others if e is not best), key=lambda e: abs(e.mase - middle))[:1]
+    best = replace(best, rank="best that moves") if best.mase > np.nanmin(errors) else best
     return best, *(replace(e, rank="median") for e in near), replace(worst, rank="worst")
 
 

@@ -10,6 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from chainrule.verbs.series_pictures import span
+
 if TYPE_CHECKING:
     from chainrule.verbs.rolling import Example
 
@@ -107,24 +111,20 @@ def fan(example: Example, name: str) -> str:
     past = list(enumerate(example.past, 1 - len(example.past)))
     came, median = (list(enumerate(v, 1)) for v in (example.came, example.median))
     lined = [v for _, v in (*past, *came, *median)]
-    room = (max(lined) - min(lined)) or abs(max(lined)) or 1.0
     banded = [v for pair in example.bounds.values() for side in pair for v in side]
-    low = max(min([*lined, *banded]), min(lined) - 0.6 * room)
-    high = min(max([*lined, *banded]), max(lined) + 0.6 * room)
-    room = 0.04 * (high - low) or room
-    frame = Frame(past[0][0] - 0.5, len(came) + 0.5, low - room, high + room)
+    frame = Frame(past[0][0] - 0.5, len(came) + 0.5, *span(np.array(lined), np.array(banded)))
     drawn = []
     for lows, highs in reversed(example.bounds.values()):
-        sides = _around(lows, highs)
+        sides = _around(past[-1][1], lows, highs)
         drawn.append(f'<path class="band" d="{frame.path(sides)}Z"/>')
     drawn.append(f'<path class="past" d="{frame.path(past)}"/>')
     size = 2.2 if len(came) <= 30 else 1.3
-    drawn.append(f'<path class="came" d="{frame.path(came)}"/>')
+    drawn.append(f'<path class="came" d="{frame.path([past[-1], *came])}"/>')
     drawn += [
         f'<circle class="camedot" cx="{frame.x(x):.1f}" cy="{frame.y(v):.1f}" r="{size}"/>'
         for x, v in came
     ]
-    drawn.append(f'<path class="line" d="{frame.path(median)}"/>')
+    drawn.append(f'<path class="line" d="{frame.path([past[-1], *median])}"/>')
     if len(median) == 1:
         place = f'cx="{frame.x(1):.1f}" cy="{frame.y(median[0][1]):.1f}"'
         drawn.append(f'<circle class="dot" {place} r="3"/>')
@@ -132,12 +132,16 @@ def fan(example: Example, name: str) -> str:
     return _svg(frame, name, drawn, labels, False, "")
 
 
-def _around(lows: Sequence[float], highs: Sequence[float]) -> list[tuple[float, float]]:
-    """The corners of an interval; that of a single step is given some width."""
+def _around(
+    last: float, lows: Sequence[float], highs: Sequence[float]
+) -> list[tuple[float, float]]:
+    """The corners of an interval from the last known point on; that of a single step is given
+    some width."""
     if len(lows) == 1:
         return [(0.7, lows[0]), (1.3, lows[0]), (1.3, highs[0]), (0.7, highs[0])]
     below = [(float(step), value) for step, value in enumerate(lows, 1)]
-    return [(float(step), value) for step, value in enumerate(highs, 1)] + below[::-1]
+    above = [(float(step), value) for step, value in enumerate(highs, 1)]
+    return [(0.0, last), *above, *below[::-1]]
 
 
 def _svg(

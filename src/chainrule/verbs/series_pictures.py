@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from chainrule.files import replacing
 from chainrule.series.calendar import DAY, HOUR, MINUTE, SECOND, Calendar, Ints, wall
-from chainrule.series.panel import Panel
+from chainrule.series.panel import Floats, Panel
 
 COLOURS = ("#1f6fb2", "#d1622b", "#2a9d62", "#8e5bb5", "#b8860b", "#c0392b", "#5f7a8a")
 MOST_SERIES = 6
+_BAND = 2.0  # how far intervals stretch the axis to each side, at most, in heights of the lines
 _TICKS = 7  # labels of one axis of time
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -45,7 +46,8 @@ def forecast_picture(
 ) -> Path:
     """Draw history, medians and intervals of up to six series; a file that ends in .png or .svg.
 
-    The intervals are those of the first model; of the others there are the medians.
+    The intervals are those of the first model, which the legend then says; of the others there
+    are the medians. All begin at the last point that is known.
 
     Args:
         panel: what the forecasts go on from. columns: [N, H], as ``Forecaster.predict`` has them.
@@ -77,6 +79,17 @@ def intervals(columns: Mapping[str, Any], model: str) -> list[str]:
     """The levels that a model's columns have, in percent, the widest first."""
     start = f"{model}-lo-"
     return sorted((k[len(start) :] for k in columns if k.startswith(start)), key=float)[::-1]
+
+
+def span(lines: Floats, bands: Floats) -> tuple[float, float]:
+    """The ends of a vertical axis: room for what is drawn as a line, and for the intervals as far
+    as these leave the lines most of it."""
+    low, high = float(np.min(lines)), float(np.max(lines))
+    most = _BAND * ((high - low) or abs(high) or 1.0)
+    bottom = max(min(low, float(np.min(bands, initial=low))), low - most)
+    top = min(max(high, float(np.max(bands, initial=high))), high + most)
+    room = 0.05 * ((top - bottom) or abs(high) or 20.0)
+    return bottom - room, top + room
 
 
 def title(panel: Panel, row: int) -> str:
@@ -128,28 +141,37 @@ def _panel(
     begin, end = panel.offsets[row : row + 2]
     horizon = columns[models[0]].shape[1]
     kept = history(panel.calendar.season, horizon, int(end - begin))
-    past, future = np.arange(1 - kept, 1), np.arange(1, horizon + 1)
-    axes.plot(past, panel.values[end - kept : end], color="#3d4852", lw=1.2, label="history")
-    for level, shade in zip(intervals(columns, models[0]), _shades(), strict=False):
+    past, future = np.arange(1 - kept, 1), np.arange(horizon + 1)
+    seen = panel.values[end - kept : end]
+    axes.plot(past, seen, color="#3d4852", lw=1.2, label="history")
+    lines = {name: np.append(seen[-1], columns[name][row]) for name in models}
+    whose = f" of {models[0]}" if len(models) > 1 else ""
+    bands = []
+    for i, level in enumerate(intervals(columns, models[0])):
         low, high = (columns[f"{models[0]}-{side}-{level}"][row] for side in ("lo", "hi"))
-        style = {"color": COLOURS[0], "alpha": shade, "lw": 0, "label": f"{level} % interval"}
+        bands += [low, high]
+        style = {"color": _shade(i), "lw": 0, "label": f"{level} % interval{whose}"}
         if horizon == 1:
-            axes.bar(future, high - low, 0.5, bottom=low, **style)
+            axes.bar(future[1:], high - low, 0.5, bottom=low, **style)
         else:
-            axes.fill_between(future, low, high, **style)
-    for i, name in enumerate(models):
-        style = {"marker": "o", "ms": 3} if horizon <= 2 else {}
-        colour = COLOURS[i % len(COLOURS)]
-        style |= {"color": colour, "zorder": 3 - i / 100}  # the first one is on top
-        axes.plot(future, columns[name][row], lw=1.6, label=name, **style)
+            sides = (np.append(seen[-1], side) for side in (low, high))
+            axes.fill_between(future, *sides, **style)
+    for i, (name, line) in enumerate(lines.items()):
+        style = {"marker": "o", "ms": 3, "markevery": slice(1, None)} if horizon <= 2 else {}
+        again = "--" if i >= len(COLOURS) else "-"
+        style |= {
+            "color": COLOURS[i % len(COLOURS)],
+            "ls": again,
+            "zorder": 3 - i / 100,
+        }  # the first one is on top
+        axes.plot(future, line, lw=1.6, label=name, **style)
     last = panel.first[row] + (end - begin) - 1
     places = ticks(panel.calendar, last + np.arange(1 - kept, horizon + 1))
     axes.set_xticks([at + 1 - kept for at, _ in places], [said for _, said in places])
     axes.tick_params(labelsize=8, length=3)
     axes.axvline(0.5, color="#9aa5b1", lw=1, ls=":")
     axes.set_xlim(0.5 - kept, horizon + 0.5)
-    axes.use_sticky_edges = False  # room below bars
-    axes.autoscale_view(scalex=False)
+    axes.set_ylim(*span(np.concatenate([seen, *lines.values()]), np.concatenate([[], *bands])))
     if max(map(abs, axes.get_ylim())) >= 10_000:
         axes.yaxis.set_major_formatter("{x:,.0f}")
     name = title(panel, row)
@@ -159,11 +181,11 @@ def _panel(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _shades() -> Iterator[float]:
-    """How strongly intervals are coloured, the widest first: they lie on each other."""
-    yield 0.15
-    while True:
-        yield 0.25
+def _shade(number: int) -> str:
+    """The colour of an interval, the widest first: they lie on each other, and each is darker."""
+    paper = 0.85 * 0.75**number
+    ink = (int(COLOURS[0][k : k + 2], 16) for k in (1, 3, 5))
+    return "#" + "".join(f"{round(255 * paper + (1 - paper) * c):02x}" for c in ink)
 
 
 # ---- the axis of time ----

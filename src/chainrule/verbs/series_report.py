@@ -17,9 +17,22 @@ if TYPE_CHECKING:
 
 _FEW = 30  # forecasts
 _NEAR = 20.0  # who is more percent behind is not called close, however unsure that is
+_NAIVE = ("naive", "seasonal-naive")
 _SURE = 0.06  # so large a doubt about a coverage leaves it open
 _ROWS = 24  # of a model's table by step; more steps are put together
 _LISTED = 12  # statuses and notes
+
+_RATIO = "of naive"
+_COLUMNS = (  # of a table: name, field of Scores, decimals
+    ("MASE", "mase", 3),
+    (_RATIO, "relative_mase", 3),
+    ("sMAPE", "smape", 2),
+    ("OWA", "owa", 3),
+    ("WQL", "wql", 4),
+    (_RATIO, "relative_wql", 3),
+    ("CRPS", "crps", 3),
+    ("MSIS", "msis", 2),
+)
 
 Cells = Sequence[tuple[str, str]]  # of a row or a column: text and class
 
@@ -33,6 +46,12 @@ def number(value: float | None, decimals: int = 3) -> str:
     if abs(value) < 1000:
         return f"{value:.2f}"
     return f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.3g}"
+
+
+def measures(m: Scores) -> list[str]:
+    """MASE, sMAPE, OWA, WQL, CRPS and MSIS as every table has them."""
+    every = ((name, getattr(m, key), decimals) for name, key, decimals in _COLUMNS)
+    return [number(value, decimals) for name, value, decimals in every if name != _RATIO]
 
 
 def seconds(value: float) -> str:
@@ -66,7 +85,8 @@ def verdict(found: Backtest) -> str:
     best = found[found.best]
     said = [_take(found, best), *_rivals(found), _believe(best), *_later(best)]
     if found.forecasts < _FEW:
-        said.append(f"{_count(found.forecasts, 'forecast')} are few: all this is rough.")
+        one = "One forecast says little", f"{found.forecasts} forecasts are few"
+        said.append(f"{one[found.forecasts > 1]}: all this is rough.")
     return " ".join(said)
 
 
@@ -77,18 +97,29 @@ def _take(found: Backtest, best: Scores) -> str:
     )
     if best.mase is None:
         return f"Take {best.name}: {over} no error can be scaled, as the series are constant."
-    if best.name == "seasonal-naive":
-        return f"Take seasonal-naive: {over} nothing had smaller errors (MASE {number(best.mase)})."
-    gain = 0.0 if best.relative_mase is None else 100 * (1 - best.relative_mase)
+    if best.name in _NAIVE:
+        return f"Take {best.name}: {over} nothing had smaller errors (MASE {number(best.mase)})."
+    naive, gain = _gain(found, best)
     if gain < 0.5:
         return (
             f"Take {best.name}, if any of these: {over} its errors were the least, but no smaller "
-            f"than those of seasonal naive (MASE {number(best.mase)})."
+            f"than those of {naive} (MASE {number(best.mase)})."
         )
     return (
         f"Take {best.name}: {over} its errors were {gain:.{1 if gain < 10 else 0}f} % smaller than "
-        f"those of seasonal naive (MASE {number(best.mase)})."
+        f"those of {naive} (MASE {number(best.mase)})."
     )
+
+
+def _gain(found: Backtest, best: Scores) -> tuple[str, float]:
+    """The better naive method of those that ran, and how many percent better the best one is;
+    seasonal naive where none was asked for."""
+    ran = [m for m in found.models if m.name in _NAIVE and m.mase]
+    if best.mase is None or not ran:
+        relative = best.relative_mase
+        return "seasonal naive", 0.0 if relative is None else 100 * (1 - relative)
+    yard = min(ran, key=lambda m: m.mase or 0.0)
+    return yard.name.replace("-", " "), 100 * (1 - best.mase / (yard.mase or 1.0))
 
 
 def _rivals(found: Backtest) -> list[str]:
@@ -112,27 +143,36 @@ def _believe(best: Scores) -> str:
         return "No intervals were looked at."
     held = ", ".join(f"its {p} % intervals {100 * c:.1f} %" for p, c in best.coverage.items())
     held = held.replace("intervals", "intervals held", 1)
-    missed = {p: 1 - c for p, c in best.coverage.items()}
-    off = [(c - float(p) / 100, _doubt(best, p)) for p, c in best.coverage.items()]
-    worst = max(abs(c / (1 - float(p) / 100) - 1) for p, c in missed.items())
+    off = {p: c - float(p) / 100 for p, c in best.coverage.items()}
+    far = [p for p, d in off.items() if abs(d) > _room(p)]
+    points = 100 * max(map(abs, off.values()))
+    some = f"{'up to ' * (len(off) > 1)}{points:.1f} points"
+    worst = max(abs(off[p]) / (1 - float(p) / 100) for p in off)
     degree = "a little " if worst <= 0.25 else ""
-    if all(abs(d) <= doubt for d, doubt in off):
-        sure = max(doubt for _, doubt in off) <= _SURE
+    if not far:
+        sure = max(_doubt(best, p) for p in off) <= _SURE
         judged = "believe them" if sure else "nothing against them, but too few forecasts to tell"
-    elif all(d <= doubt for d, doubt in off):
-        judged = f"they are {degree}too narrow, as more comes to lie outside than they say"
-    elif all(d >= -doubt for d, doubt in off):
-        judged = f"they are {degree}wider than they need be, so they are safe to use"
+    elif all(abs(off[p]) <= _doubt(best, p) for p in far):
+        judged = f"{some} off, with too few forecasts to tell whether that is chance"
+    elif all(off[p] < 0 for p in far):
+        judged = f"they are {degree}too narrow, as {some} more lie outside than they say"
+    elif all(off[p] > 0 for p in far):
+        judged = f"they are {degree}wider than they need be ({some}), so they are safe to use"
     else:
-        judged = "they have not the right shape: look at the level that you need"
+        judged = f"they have not the right shape ({some} off): look at the level that you need"
     return f"Of what came, {held}: {judged}."
 
 
+def _room(level: str) -> float:
+    """How far a coverage may be from its level and still be believed: 3 points at 80 %, 2 at
+    95 %."""
+    return min(0.03, 0.4 * (1 - float(level) / 100)) + 1e-9
+
+
 def _doubt(best: Scores, level: str) -> float:
-    """How far a coverage may be from its level before that means something."""
+    """How far chance may take a coverage from its level."""
     error = best.coverage_se[level]
-    floor = min(0.02, 0.2 * (1 - float(level) / 100))
-    return 1.0 if error is None else max(floor, 2 * error)
+    return 1.0 if error is None else 2 * error
 
 
 def _later(best: Scores) -> list[str]:
@@ -172,7 +212,9 @@ def page(found: Backtest) -> str:
     errors = by_step(
         {m.name: m.mase_by_step for m in found.models}, strong, "MASE by step", top=top
     )
-    errors = _figure(errors, "MASE: the error, scaled")
+    beyond = [m.name for m, high in zip(found.models, highest, strict=True) if high > sane > 0]
+    above = f"; {_listed(beyond)} beyond the picture" if beyond else ""
+    errors = _figure(errors, f"MASE: the error, scaled{above}")
     covers = [
         _figure(
             by_step(
@@ -224,18 +266,11 @@ def _how(found: Backtest) -> str:
 
 
 def _main_table(found: Backtest) -> str:
-    columns = (
-        ("MASE", [m.mase for m in found.models]),
-        ("of naive", [m.relative_mase for m in found.models]),
-        ("sMAPE", [m.smape for m in found.models]),
-        ("OWA", [m.owa for m in found.models]),
-        ("WQL", [m.wql for m in found.models]),
-        ("of naive", [m.relative_wql for m in found.models]),
-        ("CRPS", [m.crps for m in found.models]),
-        ("MSIS", [m.msis for m in found.models]),
-    )
-    head = ["model", *(name for name, _ in columns), *(f"{p:g} %" for p in found.level)]
-    cells = [_bold([number(v) for v in values], values) for _, values in columns]
+    head = ["model", *(name for name, _, _ in _COLUMNS), *(f"{p:g} %" for p in found.level)]
+    cells = []
+    for _, key, decimals in _COLUMNS:
+        values = [getattr(m, key) for m in found.models]
+        cells.append(_bold([number(v, decimals) for v in values], values))
     for p in found.level:
         shares = [m.coverage[f"{p:g}"] for m in found.models]
         off = [abs(share - p / 100) for share in shares]
@@ -287,16 +322,18 @@ def _examples(found: Backtest, colour: str) -> Iterable[str]:
     if not found.examples:
         return
     yield f"<h2>Forecasts of {escape(found.best)}</h2>"
-    bands = _listed([f"{p:g} %" for p in found.level]) if found.level else ""
+    bands = ""
+    if found.level:
+        said = _listed([f"{p:g} %" for p in found.level])
+        bands = f"<span class=band>{said} interval{'s' * (len(found.level) > 1)}</span>"
     yield (
-        f'<p class="legend {colour}"><span class=past>known</span><span>forecast</span>'
-        f"<span class=band>{bands or 'no'} interval{'s' * (len(found.level) != 1)}</span>"
+        f'<p class="legend {colour}"><span class=past>known</span><span>forecast</span>{bands}'
         "<span class=came>what came</span></p>"
     )
     figures = []
     for e in found.examples:
-        rank = {"best": "the best", "median": "the median", "worst": "the worst"}[e.rank]
-        rank = "its newest window" if found.series == 1 else f"{rank} of {found.series:,}"
+        rank = f"the {e.rank} of {found.series:,}"
+        rank = "its newest window" if found.series == 1 else rank
         said = f"{e.id}: {rank}, MASE {number(e.mase)}"
         figures.append(_figure(fan(e, f"forecast of {e.id}"), said))
     yield f'<div class="grid {colour}">{"".join(figures)}</div>'
