@@ -10,8 +10,8 @@ LOWERED = [
     Mutant(
         "sinks that look one position farther off than the context",
         MODELS + "lower_transformer.py",
-        "config.rope_base, config.context - 1)]",
-        "config.rope_base, config.context)]",
+        "rope(edge, from_q, config.context - 1)",
+        "rope(edge, from_q, config.context)",
         "sliding",
     ),
     Mutant(

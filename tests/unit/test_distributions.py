@@ -24,8 +24,8 @@ from chainrule.core.distributions import (
 )
 from chainrule.core.joint import Independent, LogisticMixtureJoint
 from chainrule.core.noise import Draw, Noise, Positions
-from chainrule.core.special import betainc
-from tests.laws.tolerances import EXACT, FALSE_ALARM, FLOAT64, REFERENCE64
+from chainrule.core.special import betainc, log_beta
+from tests.laws.tolerances import EXACT, FALSE_ALARM, FLOAT32, FLOAT64, REFERENCE64
 
 B, L, DRAWS = 3, 4, 6000
 
@@ -235,6 +235,44 @@ def test_betainc():
     a, b = torch.logspace(-2, 4, 30)[:, None, None], torch.logspace(-2, 4, 30)[:, None]
     x = torch.cat([torch.tensor([0.0, 1.0]), torch.logspace(-9, -0.001, 40)])
     close(betainc(a, b, x), special.betainc(a.numpy(), b.numpy(), x.numpy()))
+
+
+def test_log_beta_of_any_size():
+    a, b = torch.logspace(-6, 13, 60)[:, None], torch.logspace(-6, 13, 60)
+    close(log_beta(a, b), special.betaln(a.numpy(), b.numpy()))
+
+
+def test_incomplete_beta_of_large_numbers():
+    a, b = torch.logspace(3, 6, 20)[:, None, None], torch.logspace(3, 6, 20)[:, None]
+    x = (a / (a + b)) * torch.linspace(0.999, 1.001, 9)
+    wanted = torch.from_numpy(special.betainc(a.numpy(), b.numpy(), x.numpy()))
+    torch.testing.assert_close(betainc(a, b, x), wanted, rtol=FLOAT64, atol=0)
+
+
+def test_laws_in_float32_keep_the_digits_of_large_parameters():
+    """Gamma functions of large numbers cancel: a count of a million was scored a nat off."""
+    mean, r = torch.tensor([[3.0, 1e3, 1e6, 1e9]]), torch.tensor([[2.0, 300.0, 1e3, 1e4]])
+    k = (mean * torch.tensor([[1.7], [1.02], [0.98]])).round().long()
+    narrow = NegativeBinomial(mean.float(), r.float())
+    theirs = stats.nbinom(r.numpy(), (r / (r + mean)).numpy())
+    close(narrow.log_prob(k), theirs.logpmf(k.numpy()), FLOAT32)
+    u = torch.tensor([[1e-9], [0.5], [1 - 1e-9]]).expand(3, 4)
+    close(narrow.quantile(u), NegativeBinomial(mean, r).quantile(u), EXACT)
+    df, x = torch.tensor([[3.0, 1e3, 1e6]]), torch.tensor([[-3.0], [0.0], [2.0]])
+    flat = StudentT(df.float(), torch.zeros(1, 3).float(), torch.ones(1, 3).float())
+    close(flat.log_prob(x.float()), stats.t(df.numpy()).logpdf(x.numpy()), FLOAT32)
+
+
+def test_student_quantiles_take_two_looks(monkeypatch):
+    """Of more than two degrees of freedom: drawing is as quick as its cdf."""
+    looks, law = [], StudentT(torch.logspace(0.31, 4, B * L).view(B, L), _loc, torch.ones(B, L))
+    cdf = StudentT._standard_cdf
+    monkeypatch.setattr(StudentT, "_standard_cdf", lambda s, z: looks.append(1) or cdf(s, z))
+    for u in (1e-15, 1e-9, 1e-3, 0.1, 0.45, 0.5, 0.8, 1 - 1e-12):
+        looks.clear()
+        found = law.quantile(torch.full((B, L), u))
+        assert len(looks) <= 2
+        close(found, stats.t.ppf(u, law.df.numpy(), _loc.numpy()))
 
 
 def test_a_value_does_not_depend_on_its_batch():

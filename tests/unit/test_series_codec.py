@@ -144,3 +144,6 @@ def test_wrong_settings():
             BinCodec.fit([Y], **settings)
     with pytest.raises(ValueError, match="no points"):
         RealCodec.fit([[], []])
+    for centre in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="centre must be"):
+            Scaling(centre=centre, scale=1.0)

@@ -22,6 +22,7 @@ from chainrule.training.series_data import SeriesLessons, future_season, harmoni
 from chainrule.training.trainer import TrainConfig, Trainer
 from chainrule.verbs import neural as module
 from chainrule.verbs.neural import fit_panel, forecast_panel
+from chainrule.verbs.neural_models import LSTM
 from chainrule.verbs.score import score
 from tests.laws.tolerances import FLOAT32, REFERENCE64
 
@@ -101,7 +102,7 @@ def test_all_is_learned_where_nothing_is_held_out():
         values = batch.x.double() * batch.cond.scale[:, None].double()
         drawn |= {round(float(v), 4) for v in values.flatten()}
     assert last <= drawn
-    with pytest.raises(ValueError, match="no series is longer than the horizon of 39"):
+    with pytest.raises(ValueError, match="no series has 2 points to learn before the 39 that are"):
         lessons(horizon=39)
 
 
@@ -162,6 +163,7 @@ def test_a_resumed_run_is_the_whole_run(tmp_path: Path):
 
 
 MANY = Ragged.of([wave(44, 3.0**i, i) for i in range(8)])
+FEW = torch.tensor([1, 4])
 SMALL = {"size": "tiny", "context": CONTEXT, "hidden": 16, "dim": 16}
 
 
@@ -248,14 +250,15 @@ def test_known_regressors_and_wrong_input(runs):
     off = (paths.median(1).values - (5 + 2 * ahead[..., 0])).abs().mean()
     assert off < 0.5 < (paths.median(1).values - 5).abs().mean()
     for use, said in (
-        (lambda: forecast_panel(run, told, HORIZON), "the next 3 steps of each series is missing"),
+        (lambda: forecast_panel(run, told, HORIZON), "of the next 3, is missing"),
         (lambda: forecast_panel(runs["lstm"], Ragged.of([[]]), 2), "series 0 has no points"),
         (lambda: fit_panel(MANY, 0), "horizon must be"),
         (lambda: fit_panel(MANY, 3, model="mlp"), "model 'mlp' is not one of lstm, gru"),
         (lambda: fit_panel(MANY, 3, codec="bytes"), "codec 'bytes' is not one of real"),
         (lambda: fit_panel(MANY, 3, head="negative-binomial"), "is for count symbols"),
         (lambda: fit_panel(MANY, 3, hiden=8), "fields of lstm: unknown key 'hiden'; did you mean"),
-        (lambda: fit_panel(Ragged.of([[1.0]]), 3), "nothing to learn"),
+        (lambda: fit_panel(Ragged.of([[1.0]]), 3), "2 points to learn before the 3"),
+        (lambda: fit_panel(Ragged.of([[1.0]]), 3, hold_out=False), "2 points to learn$"),
     ):
         with pytest.raises(ValueError, match=said):
             use()
@@ -309,3 +312,15 @@ def test_huge_and_tiny_numbers_are_only_scaled(runs):
         wanted = factor * forecast_panel(runs["ar"], data, HORIZON, num_samples=3)
         torch.testing.assert_close(paths, wanted, rtol=FLOAT32, atol=0)
         assert forecast_panel(runs["lstm"], other, HORIZON, num_samples=3).isfinite().all()
+
+
+def test_new_points_of_one_series_are_looked_at_alone():
+    """However many the others have."""
+    given = LSTM(horizon=HORIZON, steps=5, samples=20).fit(MANY.before(4).select(FEW), SEASON)
+    every = MANY.select(FEW).last(4)
+    some = replace(every, end=every.end - torch.tensor([3, 0]))
+    _, medians, spreads = given.update(every)
+    _, fewer, narrower = given.update(some)
+    close = {"rtol": FLOAT32, "atol": 0.0}
+    torch.testing.assert_close(fewer[1:], medians[4:], **close)
+    torch.testing.assert_close(narrower[1:], spreads[4:], **close)

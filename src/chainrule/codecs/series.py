@@ -40,7 +40,7 @@ class Scaling:
         centre, scale: fixed ones; None: every series has its own.
 
     Raises:
-        ValueError: one of the two alone, or a scale that is no positive number.
+        ValueError: one of the two alone, a scale that is no positive number, or an infinite centre.
     """
 
     by: By = "mean"
@@ -51,8 +51,9 @@ class Scaling:
     def __post_init__(self) -> None:
         if (self.centre is None) != (self.scale is None):
             raise ValueError("a fixed scaling has both a centre and a scale")
-        if self.scale is not None:
+        if self.scale is not None and self.centre is not None:
             bounded("scale", self.scale, 1e-300, 1e300)
+            bounded("centre", self.centre, -1e300, 1e300)
 
     def measure(self, values: Reals, there: NDArray[np.bool_] | None = None) -> tuple[Reals, Reals]:
         """Centre and scale [..., 1] of values [..., T] where they are ``there``.

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chainrule.core.noise import Draw
-from chainrule.core.special import betainc, solve_convex, student_start
+from chainrule.core.special import betainc, log_beta, solve, student_start
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,8 +234,13 @@ class StudentT(Scalar):
 
     def log_prob(self, x: Tensor) -> Tensor:
         z, n = (x - self.loc) / self.scale, self.df
-        norm = torch.lgamma((n + 1) / 2) - torch.lgamma(n / 2) - 0.5 * torch.log(n * math.pi)
-        return norm - torch.log(self.scale) - (n + 1) / 2 * torch.log1p(z * z / n)
+        norm = self._log_norm().to(n.dtype) - torch.log(self.scale)
+        return norm - (n + 1) / 2 * torch.log1p(z * z / n)
+
+    def _log_norm(self) -> Tensor:
+        """Log-density of the standard law at 0, in float64."""
+        n = self.df.double()
+        return -log_beta(n / 2, torch.full_like(n, 0.5)) - 0.5 * torch.log(n)
 
     def _standard_cdf(self, z: Tensor) -> Tensor:
         n, square = self.df.double(), z.double() ** 2
@@ -249,10 +254,14 @@ class StudentT(Scalar):
     def quantile(self, u: Tensor) -> Tensor:
         # Solved in the lower half, where the cdf is convex and its tail keeps its digits.
         v = torch.minimum(u, 1 - u).double()
-        df = self.df.double()
-        unit = StudentT(df, torch.zeros_like(df), torch.ones_like(df))
-        start = student_start(df, v)
-        lower = solve_convex(self._standard_cdf, lambda z: unit.log_prob(z).exp(), v, start)
+        n, log_norm = self.df.double(), self._log_norm()
+        lower = solve(
+            self._standard_cdf,
+            lambda z: torch.exp(log_norm - (n + 1) / 2 * torch.log1p(z * z / n)),
+            lambda z: -(n + 1) * z / (n + z * z),
+            v,
+            student_start(n, v),
+        )
         z = torch.where(u < 0.5, lower, -lower)
         return self.loc + self.scale * z.to(self.loc.dtype)
 
@@ -262,9 +271,8 @@ class StudentT(Scalar):
     def entropy(self) -> Tensor:
         n = self.df
         half, more = n / 2, (n + 1) / 2
-        log_beta = torch.lgamma(half) + math.lgamma(0.5) - torch.lgamma(half + 0.5)
-        spread = more * (torch.digamma(more) - torch.digamma(half)) + 0.5 * torch.log(n)
-        return spread + log_beta + torch.log(self.scale)
+        spread = more * (torch.digamma(more) - torch.digamma(half))
+        return spread - self._log_norm().to(n.dtype) + torch.log(self.scale)
 
     def temper(self, t: Tensor) -> StudentT:
         t = t.to(self.df.dtype)
@@ -285,25 +293,29 @@ class NegativeBinomial(Scalar):
     dispersion: Tensor
 
     def log_prob(self, x: Tensor) -> Tensor:
-        k, r, m = x.to(self.mean.dtype), self.dispersion, self.mean
-        choose = torch.lgamma(k + r) - torch.lgamma(k + 1) - torch.lgamma(r)
-        total = torch.log(r + m)
-        return choose + r * (torch.log(r) - total) + torch.xlogy(k, m) - k * total
+        # In float64: of a large count the terms are large, and their sum is not.
+        k, r, m = x.double(), self.dispersion.double(), self.mean.double()
+        choose = -log_beta(r, k + 1) - torch.log(k + r)
+        log_p: Tensor = choose - r * torch.log1p(m / r) - torch.special.xlog1py(k, r / m)
+        return log_p.to(self.mean.dtype)
 
     def cdf(self, x: Tensor) -> Tensor:
+        return self._cdf(x).to(self.mean.dtype)
+
+    def _cdf(self, x: Tensor) -> Tensor:
         k = torch.floor(x.double())
         r, m = self.dispersion.double(), self.mean.double()
         inside = betainc(r, k.clamp_min(0) + 1, r / (r + m), m / (r + m))
-        return torch.where(k < 0, 0.0, inside).to(self.mean.dtype)
+        return torch.where(k < 0, 0.0, inside)
 
     def quantile(self, u: Tensor) -> Tensor:
         low = torch.full(u.shape, -1, dtype=torch.int64, device=u.device)  # cdf(low) < u
         high = torch.ones_like(low)
-        while bool((short := self.cdf(high) < u).any()) and int(high.max()) < 2**52:
+        while bool((short := self._cdf(high) < u).any()) and int(high.max()) < 2**52:
             low, high = torch.where(short, high, low), torch.where(short, high * 2, high)
         while bool((high - low > 1).any()):
             mid = (low + high) // 2
-            short = self.cdf(mid) < u
+            short = self._cdf(mid) < u
             low, high = torch.where(short, mid, low), torch.where(short, high, mid)
         return high
 

@@ -122,7 +122,8 @@ class SeriesLessons:
         learned = data.before(horizon) if hold_out else data
         kept = learned.lens >= 2
         if not bool(kept.any()):
-            raise ValueError(f"no series is longer than the horizon of {horizon}: nothing to learn")
+            behind = f" before the {horizon} that are held out: give a shorter horizon"
+            raise ValueError(f"no series has 2 points to learn{behind * hold_out}")
         self.learned = learned.select(kept)
         self.checked = data.select(data.lens > horizon).last(context + horizon)
         if not hold_out:

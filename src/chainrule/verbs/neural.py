@@ -18,14 +18,18 @@ from chainrule import registry
 from chainrule.artifact import Artifact
 from chainrule.codecs.series import BinCodec, RealCodec, Scaling, SeriesCodec
 from chainrule.core.config import bounded, from_dict, to_dict
-from chainrule.core.decoder import Run
 from chainrule.core.noise import Noise
-from chainrule.decoding.verify import Verify, consumed
-from chainrule.decoding.warps import Warps
+from chainrule.decoding.verify import consumed
 from chainrule.series.batch import Ragged
 from chainrule.training.calibrate import calibrate
 from chainrule.training.distributed import Alone
-from chainrule.training.series_data import SeriesLessons, cut, future_season, with_season
+from chainrule.training.series_data import (
+    HARMONICS,
+    SeriesLessons,
+    cut,
+    future_season,
+    with_season,
+)
 from chainrule.training.trainer import TrainConfig, Trainer
 from chainrule.verbs.choosing import seconds_of
 
@@ -69,9 +73,10 @@ def fit_panel(
         fields: of the model's config, such as ``head``, ``hidden`` or ``dropout``.
 
     Raises:
-        ValueError: a setting out of bounds, or series that are too short.
+        ValueError: a setting out of bounds, series too short, or a number that isn't finite.
         TrainingFailed: it diverges.
     """
+    _finite(data)
     bounded("horizon", horizon, 1, 100_000)
     bounded("season", season, 1, 100_000)
     context = max(SEASONS * season, 2 * horizon) if context is None else context
@@ -84,7 +89,8 @@ def fit_panel(
             raise ValueError(f"{kind} {name!r} is not one of {', '.join(known)}")
     recipe: dict[str, Any] = {"name": model, "size": size, "seed": seed}
     recipe |= {"horizon": horizon, "season": season, "context": context}
-    data = with_season(data, season)
+    told, data = data.known is None, with_season(data, season)
+    recipe["told"] = None if data.known is None else "season" if told else "known"
     training = TrainConfig(
         steps or 1, BATCH, context + horizon, LR, seed=seed, threads=torch.get_num_threads()
     )
@@ -139,22 +145,21 @@ def forecast_panel(
         ids: of the series; by default 0 … N-1.
 
     Raises:
-        ValueError: a setting out of bounds, an empty series, or no ``future`` where it is needed.
+        ValueError: a setting out of bounds, a series that is empty or has a number that isn't
+            finite, or regressors that are not those that were learned.
     """
+    _finite(data)
     bounded("horizon", horizon, 1, 100_000)
     bounded("num_samples", num_samples, 1, PATHS)
     bounded("seed", seed, 0, 2**63 - 1)
+    if not isinstance(artifact.any_codec, SeriesCodec):
+        raise ValueError("this run models text: chainrule generate goes on with it")
     if not len(data):
         return torch.zeros(0, num_samples, horizon, dtype=torch.float64)
     if not bool((data.lens > 0).all()):
         raise ValueError(f"series {int((data.lens == 0).nonzero()[0])} has no points to go on from")
-    season = int(artifact.recipe.get("season", 1))
-    if "steps" in artifact.model.reads:
-        if data.known is None:
-            future, data = future_season(data, season, horizon), with_season(data, season)
-        if future is None or tuple(future.shape[:2]) != (len(data), horizon):
-            raise ValueError(f"what is known of the next {horizon} steps of each series is missing")
-    recent = data.last(int(artifact.recipe.get("context", 2**31)))
+    data, future = _told(artifact, data, horizon, future)
+    recent = data.last(setting(artifact, "context")) if "context" in artifact.recipe else data
     ids = range(len(data)) if ids is None else ids
     many = max(1, _ROWS // num_samples)
     parts = []
@@ -167,13 +172,79 @@ def forecast_panel(
     return torch.cat(parts)
 
 
+def _told(
+    artifact: Artifact, data: Ragged, horizon: int, future: Tensor | None
+) -> tuple[Ragged, Tensor | None]:
+    """With what the run was told of steps: the season, or regressors as they are given."""
+    if "steps" not in artifact.model.reads:
+        return data, None
+    wide = artifact.model.config.features
+    if season := season_told(artifact):
+        if data.known is not None:
+            raise ValueError("this run was told the season and no regressors: leave them out")
+        return with_season(data, season), future_season(data, season, horizon)
+    there = future is not None and future.shape == (len(data), horizon, wide)
+    if data.known is None or data.known.shape[1] != wide or not there:
+        raise ValueError(
+            f"this run was told {wide} numbers of each step: what is known of the steps of each "
+            f"series, or of the next {horizon}, is missing"
+        )
+    if future is not None and not bool(future.isfinite().all()):
+        raise ValueError(f"what is known of the next {horizon} steps is not finite everywhere")
+    return data, future
+
+
+def season_told(artifact: Artifact) -> int | None:
+    """The season whose places are what a run reads of steps; None: it reads something else.
+
+    Raises:
+        ValueError: a recipe whose season isn't that of the weights.
+    """
+    if artifact.recipe.get("told") != "season":
+        return None
+    season, wide = setting(artifact, "season"), artifact.outline.config.features
+    if 2 * min(HARMONICS, season // 2) != wide:
+        where = artifact.path or "this run"
+        raise ValueError(f"{where}: recipe: a season of {season} is not that of the weights")
+    return season
+
+
+def setting(artifact: Artifact, name: str) -> int:
+    """The context or the season that a run was trained with.
+
+    Raises:
+        ValueError: its recipe names none that can be.
+    """
+    value = artifact.recipe.get(name)
+    if type(value) is not int or not 1 <= value <= 100_000:
+        where = artifact.path or "this run"
+        raise ValueError(
+            f"{where}: recipe: {name} must be 1 to 100,000, not {value!r}: fit it anew"
+        )
+    return value
+
+
+def _finite(data: Ragged) -> None:
+    """Raises ValueError for a point, or what is known of it, that is nan or infinite."""
+    found = data.packed()
+    fine = found.values.isfinite()
+    if found.known is not None:
+        fine = fine & found.known.isfinite().all(1)
+    if not bool(fine.all()):
+        at = int((~fine).nonzero()[0])
+        row = int(torch.searchsorted(found.end, at, right=True))
+        raise ValueError(
+            f"point {at - int(found.begin[row])} of series {row} is not finite: fill the gap, or "
+            "leave the series out"
+        )
+
+
 @torch.no_grad()
 def _paths(
     artifact: Artifact, data: Ragged, horizon: int, count: int, noise: Noise, future: Tensor | None
 ) -> Tensor:
     model, codec = artifact.model, artifact.any_codec
-    if not isinstance(codec, SeriesCodec):
-        raise ValueError("this run models text: chainrule generate goes on with it")
+    assert isinstance(codec, SeriesCodec)
     device = next(model.parameters()).device
     begin, end = data.begin.numpy(), data.end.numpy()
     found = cut(data, begin, end, end - begin, codec, model.reads)
@@ -186,12 +257,11 @@ def _paths(
     prompts = [x[:n].to(device) for x, n in zip(found.x, data.lens.tolist(), strict=True)]
     state = consumed(model, prompts, None if cond is None else cond.to(device))
     state = state.select([row for row in range(len(data)) for _ in range(count)])
-    noise, warp = noise.to(device), Warps.of(len(state.lens))
-    x = model.predict(state)[:, -1:].sample(noise.at(state.pos(1)))
-    run, decoder, drawn = Run(state, x, noise, warp), Verify(model), [x]
-    for _ in range(horizon - 1):
-        run, chunk = decoder.step(run)
-        drawn.append(chunk.symbols)
+    drawn: list[Tensor] = []
+    noise = noise.to(device)
+    for step in range(horizon):
+        state = model.extend(state, drawn[-1]) if step else state
+        drawn.append(model.predict(state)[:, -1:].sample(noise.at(state.pos(1))))
     symbols = torch.cat(drawn, 1).cpu().numpy()
     every = (np.repeat(t, count, 0) for t in (found.centre, found.scale))
     values: Tensor = torch.from_numpy(codec.to_values(symbols, *every))

@@ -1,4 +1,4 @@
-"""The GRU and the transformer as a Forecaster's models: one network for all series together.
+"""LSTM, GRU and transformer as a Forecaster's models: one network for all series together.
 
 Shapes: N series, H horizon, S sample paths, C context, F regressors, K levels.
 """
@@ -16,7 +16,7 @@ from chainrule.artifact import Artifact
 from chainrule.core.config import bounded
 from chainrule.core.noise import Noise
 from chainrule.series.batch import Fitted, Forecast, Model, Ragged
-from chainrule.verbs.neural import Report, fit_panel, forecast_panel
+from chainrule.verbs.neural import Report, fit_panel, forecast_panel, setting
 
 _SEED = 0  # of the paths that medians and intervals are taken from
 
@@ -45,7 +45,7 @@ class Neural(Model):
         size: as in ``fit``. time or steps: of training; steps go before time.
         horizon: what it is trained for; None: two seasons, at least 8.
         samples: paths that medians and intervals are taken from.
-        seed: of weights, windows and paths.
+        seed: of weights and windows.
     """
 
     codec: Literal["real", "bins", "counts"] = "real"
@@ -80,8 +80,14 @@ class Neural(Model):
             seed=self.seed,
             report=report,
         )
-        recent = data.last(int(artifact.recipe["context"])).packed()
+        recent = data.last(setting(artifact, "context")).packed()
         return NeuralFitted(artifact, recent, data.lens, self.samples)
+
+
+class LSTM(Neural):
+    """A recurrent network with a memory cell and Student-t laws."""
+
+    network = "lstm"
 
 
 class GRU(Neural):
@@ -137,7 +143,8 @@ class NeuralFitted(Fitted):
             row = (data.lens > step).nonzero()[:, 0]
             place = data.begin[row] + step
             future = None if data.known is None else data.known[place][:, None]
-            law = at.select(row).forecast(1, future)
+            part = at.select(row)  # whose paths are those that they have among all
+            law = Sampled(part._paths(part.recent, 1, at.samples, row.tolist(), future))
             low, middle, high = law.quantile([0.15865525, 0.5, 0.84134475])[:, 0].unbind(1)
             medians[place], spreads[place] = middle, (high - low) / 2
             at = at.grown(data, step)
@@ -148,11 +155,11 @@ class NeuralFitted(Fitted):
         more = (data.lens > step).long()
         begin = data.begin + torch.minimum(data.lens, torch.tensor(step))
         new = Ragged(data.values, begin, begin + more, data.known)
-        joined = _joined(self.recent, new).last(int(self.artifact.recipe["context"]))
+        joined = _joined(self.recent, new).last(setting(self.artifact, "context"))
         return replace(self, recent=joined.packed(), seen=self.seen + more)
 
     def restart(self, data: Ragged, back: Tensor) -> NeuralFitted:
-        recent = data.last(int(self.artifact.recipe["context"])).packed()
+        recent = data.last(setting(self.artifact, "context")).packed()
         return replace(self, recent=recent, seen=self.seen - back)
 
     def select(self, rows: Tensor) -> NeuralFitted:
@@ -205,4 +212,4 @@ def _joined(old: Ragged, new: Ragged) -> Ragged:
     return Ragged(values, begins, ends, known, old.first)
 
 
-NEURAL: dict[str, type[Model]] = {"gru": GRU, "transformer": Transformer}
+NEURAL: dict[str, type[Model]] = {"lstm": LSTM, "gru": GRU, "transformer": Transformer}

@@ -145,8 +145,8 @@ def rollout(
     it, or the model of the folder ``oracle``, whose symbols must be the same.
 
     Raises:
-        ValueError: settings out of bounds, data too short, no oracle with these symbols, or a
-            backend that can't be.
+        ValueError: settings out of bounds, data too short, no oracle with these symbols, a model
+            that reads a condition, or a backend that can't be.
     """
     on = artifact.choose(backend, dtype, draws=False)
     bounded("length", length, 2, artifact.outline.space.max_len or 100_000)
@@ -161,6 +161,8 @@ def rollout(
         judge, name = artifact.baseline, "the run's own n-gram"
     else:
         raise ValueError("this run has no n-gram beside it: name another run with --oracle")
+    if reads := artifact.outline.reads | judge.reads:
+        raise ValueError(f"a model reads {', '.join(sorted(reads))}, and rollouts tell nothing")
     data = windows(artifact, source, length, samples, field, column)
     return Rollout(
         source=str(source),

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from chainrule.artifact import Artifact
 from chainrule.codecs.series import SeriesCodec, numbers
@@ -16,6 +17,8 @@ from chainrule.core.codec import Encoded
 from chainrule.core.model import Condition
 from chainrule.engine.backend import Choice
 from chainrule.training.scoring import log_probs
+from chainrule.training.series_data import harmonics
+from chainrule.verbs.neural import season_told
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,12 @@ def score(
     backend: str = "auto",
     dtype: str | None = None,
 ) -> Score:
-    """Score one text, from its first symbol on; the end symbol is not counted. Or one series.
+    """Score one text, from its first symbol on; the end symbol is not counted. Or one series, which
+    begins where a season does, for a run that was told the season.
 
     Raises:
-        ValueError: an empty text, one that the codec can't take, or a backend that can't be.
+        ValueError: an empty text, one that the codec can't take, a backend that can't be, or a run
+            that was told regressors.
     """
     on = artifact.choose(backend, dtype, draws=False)
     if isinstance(artifact.any_codec, SeriesCodec):
@@ -105,13 +110,24 @@ def _of_series(artifact: Artifact, codec: SeriesCodec, series: ArrayLike, on: Ch
     centre, scale = codec.scaling.measure(values)
     symbols, inside = codec.to_symbols(values, centre, scale)
     model = artifact.runner(on)
-    cond = Condition(scale=torch.from_numpy(scale)) if "scale" in model.reads else None
+    cond = _told(artifact, len(values), torch.from_numpy(scale))
     nats = log_probs(model, symbols, cond=cond) + inside
     total, shown = float(nats.sum()), [f"{value:g}" for value in values]
     bits, kind = -total / math.log(2) / len(values), codec.score_kind(Encoded(symbols))
     return Score(
         total, len(values), bits, nats.tolist(), shown, kind, backend=str(on), unit="point"
     )
+
+
+def _told(artifact: Artifact, length: int, scale: Tensor) -> Condition | None:
+    """The scale of a series, and its season, as far as the model reads them."""
+    reads, fields = artifact.outline.reads, {"scale": scale}
+    if "steps" in reads:
+        season = season_told(artifact)
+        if season is None:
+            raise ValueError("this run was told regressors of each step, and a score has none")
+        fields["steps"] = harmonics(torch.arange(length), season)[None]
+    return Condition(**{k: v for k, v in fields.items() if k in reads}) if reads else None
 
 
 def _stride(artifact: Artifact, num_symbols: int) -> int | None:
