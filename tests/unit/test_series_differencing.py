@@ -10,12 +10,15 @@ import torch
 
 from chainrule.native import _native
 from chainrule.series import differencing
+from chainrule.series.ar import AR
 from chainrule.series.batch import Ragged
 from chainrule.series.differencing import (
+    dickey_fuller,
     differenced,
     expand,
     ndiffs,
     nsdiffs,
+    reverts,
     seasonal_strength,
     unexplained,
 )
@@ -157,3 +160,29 @@ def test_unexplained_is_the_residual_of_least_squares_in_units_of_its_own():
     assert torch.equal(unexplained(both).values[30:], found), "whatever the batch"
     short = Ragged(y[:13], end - 50, end - 37, known[:13])
     assert torch.equal(unexplained(short).values, y[:13])
+
+
+def test_dickey_fuller_is_that_of_statsmodels():
+    """``adfuller(x, maxlag=4, regression="c", autolag=None)`` of statsmodels 0.15 on the log of 48
+    months of airline passengers, and on its differences."""
+    log = torch.tensor(AIRLINE).double().log()
+    found = dickey_fuller(Ragged.of([log, log.diff(), log[:20]]))
+    wanted = torch.tensor([-0.9392475244113956, -4.010201663485123, 0.0]).double()
+    assert torch.allclose(found, wanted, rtol=tolerances.REFERENCE64)
+
+
+def test_beside_regressors_a_slow_swing_is_no_walk_and_a_walk_is_one():
+    dice = torch.Generator().manual_seed(3)
+    shock = torch.randn(2, 900, generator=dice, dtype=torch.float64)
+    swing = torch.zeros(900, dtype=torch.float64)
+    for t in range(1, 900):
+        swing[t] = 0.7 * swing[t - 1] + shock[0, t]
+    swing += torch.linspace(-1.5, 1.5, 900).double()
+    known = torch.randn(1800, 2, generator=dice, dtype=torch.float64)
+    ends = torch.tensor([900, 1800])
+    data = Ragged(torch.cat([swing, shock[1].cumsum(0)]), ends - 900, ends, known)
+    left = unexplained(data)
+    assert ndiffs(left, 1).tolist() == [1, 1]
+    assert reverts(left, known).tolist() == [True, False]
+    assert not bool(reverts(left, None).any())
+    assert AR().fit(data).info["difference"].tolist() == [0, 1]

@@ -14,7 +14,7 @@ from chainrule.native import _native
 from chainrule.series.ar_batched import fit_batched
 from chainrule.series.ar_plan import CRITERIA, METHODS, VALIDATED, Found, Plan
 from chainrule.series.batch import Model, Ragged, Recursions
-from chainrule.series.differencing import expand, ndiffs, nsdiffs, unexplained
+from chainrule.series.differencing import expand, ndiffs, nsdiffs, reverts, unexplained
 from chainrule.series.recursion import LinearFitted
 from chainrule.series.transform import Transform
 
@@ -34,7 +34,8 @@ class AR(Model):
         method: "ols" conditional on the first values; "ridge": the same with the penalty of Hoerl,
             Kennard and Baldwin (1975); "yule-walker" and "burg" need no more than lags.
         criterion: "aicc", "bic", or "validation": one-step errors on the last fifth.
-        difference, seasonal_difference: how often; None: by KPSS and by the season's strength.
+        difference, seasonal_difference: how often; None: by KPSS and by the season's strength, of what
+            regressors leave.
         seasonal_lags: that many multiples of the season are lags too, whatever the order.
         constant: None: unless the series is differenced more than once in all.
         stable: shrink roots of phi that are outside to just inside the unit circle.
@@ -92,6 +93,7 @@ class AR(Model):
         D = torch.minimum(D, (lens - 1).clamp_min(0) // season)
         if self.difference is None:
             d = ndiffs(left, _DIFFERENCES, D, season)
+            d = torch.where((D == 0) & reverts(left, data.known), 0, d)
         else:
             d = torch.full_like(D, self.difference)
         d = torch.minimum(d, (lens - D * season - 1).clamp_min(0))

@@ -13,6 +13,7 @@ from chainrule.series.batch import Ragged
 from chainrule.series.stl import stl
 
 _CRITICAL = 0.463  # KPSS around a level at 5 % (Kwiatkowski et al. 1992, table 1)
+_LAGS = 4
 _STRONG = 0.64  # of seasonal strength (Wang, Smith and Hyndman 2006; R's forecast)
 _FLAT = 1e-12  # a series that moves less than this part of its size is constant
 
@@ -89,7 +90,8 @@ def seasonal_strength(data: Ragged, season: int) -> Tensor:
 def unexplained(data: Ragged) -> Ragged:
     """What least squares on the regressors leaves of every series: how often to difference is
     asked of that, as it is all that lags have to say (Hyndman and Athanasopoulos 2021,
-    "Forecasting: principles and practice", section 10.2).
+    "Forecasting: principles and practice", section 10.2), and of ``reverts``: beside regressors
+    KPSS takes a slow swing for a walk.
 
     Series of less than eight points and two for each regressor stay as they are.
     """
@@ -117,6 +119,43 @@ def unexplained(data: Ragged) -> Ragged:
     left = torch.where(left.abs() > _FLAT, left, 0.0)
     kept = (lens[:, 0] < 8 + 2 * count)[row]
     return Ragged(torch.where(kept, data.values, left), data.begin, data.end, None, data.first)
+
+
+def reverts(left: Ragged, known: Tensor | None) -> Tensor:
+    """bool [N] on the host: what ``known`` regressors left of a series is no random walk, at 5 %
+    (within 0.05 of MacKinnon 2010, "Critical values for cointegration tests", table 2). False
+    where there are none."""
+    if known is None or not known.shape[1]:
+        return torch.zeros(len(left), dtype=torch.bool)
+    return (dickey_fuller(left) < -(3.0 + 0.35 * known.shape[1])).cpu()
+
+
+def dickey_fuller(data: Ragged) -> Tensor:
+    """The t ratio of Dickey and Fuller's test with a constant and four lags, float64 [N]; 0 for a
+    series of less than 21 points."""
+    data = data.packed()
+    device, y = data.values.device, data.values
+    row = torch.repeat_interleave(torch.arange(len(data)), data.lens).to(device)
+    lens = data.lens.to(device)
+
+    def summed(x: Tensor) -> Tensor:
+        return x.new_zeros(len(data), *x.shape[1:]).index_add_(0, row, x)
+
+    power = summed(y.square()) / lens.clamp_min(1)
+    y = y / torch.where(power > 0, power, 1.0).sqrt()[row]
+    step = y - y.roll(1)
+    before = [y.roll(1), *(step.roll(k) for k in range(1, _LAGS + 1)), torch.ones_like(y)]
+    place = torch.arange(len(y), device=device) - data.begin.to(device)[row]
+    x = torch.where((place > _LAGS)[:, None], torch.stack([*before, step], 1), 0.0)
+    products = torch.stack([summed(x * x[:, [k]]) for k in range(x.shape[1])], 1)
+    gram, target = products[:, :-1, :-1], products[:, :-1, -1]
+    load = torch.eye(len(before), dtype=y.dtype, device=device) * _FLAT
+    inverse = torch.linalg.inv(gram + load * lens.clamp_min(1)[:, None, None])
+    weights = (inverse @ target[..., None])[..., 0]
+    free = lens - 1 - _LAGS - len(before)
+    error = (products[:, -1, -1] - (weights * target).sum(1)).clamp_min(0) / free.clamp_min(1)
+    width = (error * inverse[:, 0, 0]).sqrt()
+    return torch.where((free >= 10) & (width > 0), weights[:, 0] / width, 0.0)
 
 
 def differenced(data: Ragged, d: Tensor, D: Tensor, season: int) -> Ragged:

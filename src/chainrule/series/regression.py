@@ -15,7 +15,7 @@ from torch import Tensor
 
 from chainrule.core.noise import Noise
 from chainrule.series.batch import Fitted, Model, Ragged, Rows
-from chainrule.series.differencing import ndiffs, nsdiffs, unexplained
+from chainrule.series.differencing import ndiffs, nsdiffs, reverts, unexplained
 from chainrule.series.equations import Columns
 from chainrule.series.recursion import LinearFitted, NormalForecast, forecast, psi, simulate
 from chainrule.series.transform import Transform
@@ -46,7 +46,8 @@ class Regression(Model):
             variance of what they weigh; "rectify" shrinks its corrections alone. None: 0, and 1
             for "rectify".
         trend, seasonal: a straight line; a level for every phase of the season.
-        difference, seasonal_difference: how often; None: by KPSS and by the season's strength.
+        difference, seasonal_difference: how often; None: by KPSS and by the season's strength, of what
+            regressors leave.
             A direct equation is one for y_{t+h} less the forecast that differencing alone makes.
         stable: shrink the recursion's roots that are outside to just inside the unit circle.
         transform: "log", or "box-cox" with Guerrero's lambda.
@@ -136,7 +137,8 @@ class Regression(Model):
             D = self._shared(nsdiffs(left, season)) if fixed is None else D + fixed
         D = torch.minimum(D, (data.lens - 1).clamp_min(0) // season)
         if self.difference is None:
-            d = self._shared(ndiffs(left, D=D, season=season))
+            d = ndiffs(left, D=D, season=season)
+            d = self._shared(torch.where((D == 0) & reverts(left, data.known), 0, d))
         else:
             d = torch.full_like(D, self.difference)
         return torch.minimum(d, (data.lens - D * season - 1).clamp_min(0)), D
