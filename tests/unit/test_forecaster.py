@@ -312,13 +312,14 @@ def test_a_network_s_season_is_the_calendar_s():
     assert torch.equal(ahead[0], first[:3]) and torch.equal(ahead[0], ahead[1])
 
 
-def test_a_log_of_what_is_not_positive_is_left_out_and_said():
+@pytest.mark.parametrize("name", ["ar", "arima", "regression"])
+def test_a_log_of_what_is_not_positive_is_left_out_and_said(name):
     data = frame(3)
     data.loc[data.unique_id == "s1", "y"] -= 250
-    found = Forecaster("ar", transform="log").fit(data).predict(2)
+    found = Forecaster(name, transform="log").fit(data).predict(2)
     said = found.groupby("unique_id").status.first()
-    assert said["s1"] == "ar without its transform: not every value is above 0"
-    assert said["s0"] == said["s2"] == "ok" and found.ar.notna().all()
+    assert said["s1"] == f"{name} without its transform: not every value is above 0"
+    assert said["s0"] == said["s2"] == "ok" and found[name].notna().all()
 
 
 def test_a_holiday_among_new_rows_is_filled():

@@ -110,6 +110,22 @@ def test_update_says_what_was_done_and_goes_on():
     assert given.check.status == {"a": "filled 39 steps"}
 
 
+@pytest.mark.parametrize("policy", ["fill", "refuse", "split"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_rows_without_a_single_value_leave_everything_where_it_stands(policy, value):
+    old = OLD.assign(promo=np.arange(len(OLD)) % 3)
+    ahead = NEW.assign(promo=1)
+    given = Forecaster("ar", policy=policy, known=["promo"]).fit(old)
+    before = given.predict(2, future=ahead)
+    rows = ahead[ahead.ds == DAYS[50]].assign(y=value)
+    if (value, policy) == (np.inf, "refuse"):
+        with pytest.raises(ValueError, match="refused: 1 infinite value"):
+            given.update(rows)
+    else:
+        given.update(rows)
+    pd.testing.assert_frame_equal(given.predict(2, future=ahead), before)
+
+
 def test_a_stamp_far_ahead_fills_no_memory():
     panel, _ = read(OLD)
     for days, fine in ((2, True), (103, True), (104, False), (10**6, False)):

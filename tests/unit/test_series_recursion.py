@@ -274,3 +274,20 @@ def test_spread_is_one_step_of_the_law():
         1.959963984540054 * float(fit.spread),
         rel_tol=tolerances.FLOAT64,
     )
+
+
+def test_what_no_weight_reaches_is_not_kept_and_changes_nothing():
+    dice = torch.Generator().manual_seed(7)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=dice, dtype=torch.float64)
+
+    phi, theta = 0.2 * drawn(3, 4), 0.2 * drawn(3, 3)
+    phi[0, 2:], phi[1], theta[0, 1], theta[1, 2] = 0.0, 0.0, 0.0, 0.0
+    one = torch.ones(3, dtype=torch.float64)
+    at = Recursions(one, phi, theta, drawn(3, 0), one, drawn(3, 4), drawn(3, 3))
+    kept = at.needed()
+    assert (kept.past != 0).sum(1).tolist() == [2, 0, 4]
+    assert (kept.errors != 0).sum(1).tolist() == [3, 2, 3]
+    for made, wanted in zip(forecast(kept, 9), forecast(at, 9), strict=True):
+        assert torch.equal(made, wanted)

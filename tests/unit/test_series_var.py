@@ -180,7 +180,7 @@ def test_update_is_the_recursion_at_later_points():
         assert after.seen.tolist() == [54] and back.seen.tolist() == [50]
         begun = fit.restart(Ragged.of(list(y[:, :2])), torch.tensor([48, 48]))
         assert bool((begun.past[:, : max(0, order - 2)] == 0).all())  # the mean
-        with pytest.raises(ValueError, match="as many for each"):
+        with pytest.raises(ValueError, match="as many new points for each"):
             fit.update(Ragged.of([[1.0], [1.0, 2.0]]))
     held, _, _ = fit.update(Ragged.of([[], []]))
     assert torch.equal(held.forecast(3).point, fit.forecast(3).point)

@@ -34,8 +34,8 @@ class AR(Model):
         method: "ols" conditional on the first values; "ridge": the same with the penalty of Hoerl,
             Kennard and Baldwin (1975); "yule-walker" and "burg" need no more than lags.
         criterion: "aicc", "bic", or "validation": one-step errors on the last fifth.
-        difference, seasonal_difference: how often; None: by KPSS and by the season's strength, of what
-            regressors leave.
+        difference, seasonal_difference: how often; None: by tests of what regressors leave, KPSS
+            and the season's strength.
         seasonal_lags: that many multiples of the season are lags too, whatever the order.
         constant: None: unless the series is differenced more than once in all.
         stable: shrink roots of phi that are outside to just inside the unit circle.

@@ -126,6 +126,15 @@ class Recursions(Rows):
     past: Tensor
     errors: Tensor
 
+    def needed(self) -> Recursions:
+        """With 0 for what is too old for any weight to reach: nothing that is computed changes."""
+
+        def reached(weights: Tensor, old: Tensor) -> Tensor:
+            return torch.where(((weights != 0).flip(1).cumsum(1) > 0), old, 0.0)
+
+        past, errors = reached(self.phi, self.past), reached(self.theta, self.errors)
+        return replace(self, past=past, errors=errors)
+
 
 class Forecast(ABC):
     """The laws of H steps of N series."""

@@ -308,7 +308,7 @@ class LinearFitted(Fitted):
         """All that is held, by name, to be saved."""
         own = {"loc": self.loc, "scale": self.scale, "seen": self.seen}
         own |= {k: x for k in ("lags", "recent") if (x := getattr(self, k)) is not None}
-        own |= {f"recursions.{k}": x for k, x in self.recursions._tensors().items()}
+        own |= {f"recursions.{k}": x for k, x in self.recursions.needed()._tensors().items()}
         own |= {f"info.{k}": x for k, x in self.info.items()}
         if self.transform is not None:
             own |= {f"transform.{k}": x for k, x in self.transform._tensors().items()}
@@ -371,7 +371,7 @@ class LinearFitted(Fitted):
         """[N, L, F] less its lags; and the newest R rows after ``lens`` of them."""
         assert self.lags is not None and self.recent is not None
         reach = self.lags.shape[1]
-        if reach == 0:
+        if reach == 0 or rows.shape[1] == 0:
             return rows, self.recent
         long = torch.cat([self.recent, rows], 1)
         window = long[:, :-1].unfold(1, reach, 1)  # [N, L, F, R]

@@ -46,8 +46,8 @@ class Regression(Model):
             variance of what they weigh; "rectify" shrinks its corrections alone. None: 0, and 1
             for "rectify".
         trend, seasonal: a straight line; a level for every phase of the season.
-        difference, seasonal_difference: how often; None: by KPSS and by the season's strength, of what
-            regressors leave.
+        difference, seasonal_difference: how often; None: by tests of what regressors leave, KPSS
+            and the season's strength.
             A direct equation is one for y_{t+h} less the forecast that differencing alone makes.
         stable: shrink the recursion's roots that are outside to just inside the unit circle.
         transform: "log", or "box-cox" with Guerrero's lambda.
@@ -323,6 +323,7 @@ class RegressionFitted(Fitted):
         clock = torch.tensor([int(self.clock.trend), self.clock.season]).expand(len(self), 2)
         held = {"later": self.later, "clock": clock}
         held |= {f"base.{k}": x for k, x in self.base.tensors().items()}
+        held["base.recursions.past"] = self.base.recursions.past  # corrections read all of it
         if self.correction is not None:
             held |= {f"correction.{k}": x for k, x in self.correction._tensors().items()}
         return held

@@ -138,7 +138,8 @@ class VARFitted(Rows, Fitted):
         data, lens = data.packed(), data.lens.view(-1, width)
         if bool((lens != lens[:, :1]).any()):
             raise ValueError(
-                "new points of a VAR come for all series of a system, as many for each"
+                "the series of a VAR are one system: give as many new points for each, and where "
+                "one has none yet, wait until it has"
             )
         there = left_aligned(data.lens).to(self.loc.device)
         y = self.loc.new_zeros(there.shape)

@@ -18,6 +18,7 @@ from torch import Tensor
 from chainrule.series.batch import Fitted, Forecast, Model
 from chainrule.series.panel import Panel
 from chainrule.series.recursion import LinearFitted
+from chainrule.series.regression import RegressionFitted
 from chainrule.series.var import VAR
 from chainrule.verbs.choosing import seconds_of
 from chainrule.verbs.neural_models import NEURAL, Neural
@@ -139,14 +140,12 @@ def last_points(panel: Panel, before: Panel | None = None) -> Panel:
     """The last point of every series, of ``before`` where there is none."""
     lens = panel.lens
     ok = panel.ok if before is None else before.ok
-    end = panel.first + lens
-    at = np.maximum(panel.offsets[1:] - 1, 0)
-    values = np.where(lens > 0, panel.values[np.minimum(at, max(len(panel.values) - 1, 0))], 0.0)
-    known = panel.known[np.minimum(at, max(len(panel.values) - 1, 0))]
+    end, new = panel.first + lens, lens > 0
+    values, known = np.zeros(len(panel)), np.zeros((len(panel), len(panel.names)))
     if before is not None:
-        held = np.zeros(len(panel))
-        held[ok] = before.values
-        values = np.where(lens > 0, values, held)
+        values[ok], known[ok] = before.values, before.known
+    at = panel.offsets[1:][new] - 1
+    values[new], known[new] = panel.values[at], panel.known[at]
     return replace(
         panel,
         values=values[ok],
@@ -179,7 +178,8 @@ def together(panel: Panel, models: Mapping[str, Model]) -> None:
 
 def refusals(panel: Panel, name: str, fitted: Fitted) -> Panel:
     """With a remark for every series whose values a model's transform can't take."""
-    bent = fitted.transform if isinstance(fitted, LinearFitted) else None
+    base = fitted.base if isinstance(fitted, RegressionFitted) else fitted
+    bent = base.transform if isinstance(base, LinearFitted) else None
     if bent is None or not bool(bent.refused.any()):
         return panel
     rows = np.flatnonzero(panel.ok)[bent.refused.cpu().numpy()]
