@@ -137,21 +137,21 @@ def spread_out(values: NDArray[Any], rows: NDArray[np.bool_]) -> NDArray[Any]:
 
 
 def last_points(panel: Panel, before: Panel | None = None) -> Panel:
-    """The last point of every series, of ``before`` where there is none."""
+    """The last point of every series, of ``before`` where there is none. Regressors are not kept:
+    what is to come has its own."""
     lens = panel.lens
     ok = panel.ok if before is None else before.ok
     end, new = panel.first + lens, lens > 0
-    values, known = np.zeros(len(panel)), np.zeros((len(panel), len(panel.names)))
+    values = np.zeros(len(panel))
     if before is not None:
-        values[ok], known[ok] = before.values, before.known
-    at = panel.offsets[1:][new] - 1
-    values[new], known[new] = panel.values[at], panel.known[at]
+        values[ok] = before.values
+    values[new] = panel.values[panel.offsets[1:][new] - 1]
     return replace(
         panel,
         values=values[ok],
         offsets=np.append(0, np.cumsum(ok)).astype(np.int64),
         first=np.where(ok, end - 1, end),
-        known=known[ok],
+        known=np.zeros((int(ok.sum()), len(panel.names))),
     )
 
 
