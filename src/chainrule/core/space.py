@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from chainrule.core.grid import Grid, check_grid
+
 Kind = Literal["finite", "count", "real"]
 REAL_TOLERANCE = 1e-6  # CONTRIBUTING.md, "external reference, float64"
 
@@ -26,6 +28,8 @@ class Space:
         event_shape: shape of one symbol; ``()`` for scalars, ``(3,)`` for an RGB pixel.
         eos: the end symbol, where the alphabet has one.
         max_len: the length of fixed-size media (a 28×28 picture: 784); decoders stop there.
+        grid: of pictures: height, width and channels; a symbol is one channel of one pixel.
+        order: in which its symbols come; see ``core.grid``.
 
     Raises:
         ValueError: sizes that contradict each other.
@@ -36,6 +40,8 @@ class Space:
     event_shape: tuple[int, ...] = ()
     eos: int | None = None
     max_len: int | None = None
+    grid: Grid | None = None
+    order: str = "raster"
 
     def __post_init__(self) -> None:
         if self.kind not in ("finite", "count", "real"):
@@ -50,6 +56,15 @@ class Space:
             raise ValueError(f"space: eos {self.eos} is not a symbol of an alphabet of {self.size}")
         if self.max_len is not None and not 1 <= self.max_len <= 2**31:
             raise ValueError(f"space: max_len must be at least 1, not {self.max_len}")
+        if self.grid is not None:
+            check_grid(self.grid, self.order, self.max_len)
+        elif self.order != "raster":
+            raise ValueError("space: an order belongs to a grid")
+
+    @staticmethod
+    def picture(grid: Grid, levels: int, order: str = "raster") -> Space:
+        """Of pictures: ``levels`` values of every channel of every pixel."""
+        return Space("finite", levels, max_len=math.prod(grid), grid=grid, order=order)
 
     @property
     def dtype(self) -> torch.dtype:
