@@ -42,6 +42,10 @@ NAMES = (
     "series_neural",
     "series_robust",
     "series_million",
+    "pixel_training",
+    "pixel_sampling",
+    "pixel_likelihood",
+    "pixel_infill",
 )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from chainrule import registry
+from chainrule.codecs.image import PixelCodec
 from chainrule.codecs.symbols import TextCodec
 from chainrule.core.codec import Codec
 from chainrule.core.config import from_dict, to_dict
@@ -38,7 +39,7 @@ class Artifact:
 
     Args:
         outline: the model; while nobody has asked for ``model``, it may be on the meta device.
-        any_codec: of text, or of a series.
+        any_codec: of text, of a series or of pictures.
         recipe: how it was trained (JSON-able); results: held-out scores and the like.
         stored: where the weights of an outline are.
     """
@@ -59,12 +60,13 @@ class Artifact:
         """The codec, of a run that models text.
 
         Raises:
-            ValueError: it models numbers.
+            ValueError: it models numbers, or pictures.
         """
         if isinstance(self.any_codec, TextCodec):
             return self.any_codec
-        where = self.path or "this run"
-        raise ValueError(f"{where} models numbers: that needs a run that models text")
+        where, what = self.path or "this run", "numbers"
+        what = "pictures" if isinstance(self.any_codec, PixelCodec) else what
+        raise ValueError(f"{where} models {what}: that needs a run that models text")
 
     @property
     def model(self) -> SequenceModel:
@@ -268,11 +270,22 @@ def load_config_parts(folder: Path, config: dict[str, Any]) -> tuple[SequenceMod
     return model, _codec(folder, config, model)
 
 
-def _codec(folder: Path, config: dict[str, Any], model: SequenceModel) -> Codec:
+def load_codec(folder: Path, config: dict[str, Any]) -> Codec:
+    """The codec of a run whose ``config`` was read.
+
+    Raises:
+        ValueError: an unknown kind, or files that it can't trust.
+    """
     where = f"{folder / 'config.json'}: codec"
     data = dict(config["codec"])
-    codecs = {**registry.CODECS, **registry.SERIES_CODECS}
+    codecs = {**registry.CODECS, **registry.SERIES_CODECS, **registry.PICTURE_CODECS}
     codec: Codec = _named(codecs, data, where).load(data, folder)
+    return codec
+
+
+def _codec(folder: Path, config: dict[str, Any], model: SequenceModel) -> Codec:
+    codec = load_codec(folder, config)
+    where = f"{folder / 'config.json'}: codec"
     if codec.space != model.space:
         raise ValueError(f"{where}: its alphabet is not the model's")
     return codec

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
+from chainrule.codecs.image import PixelCodec
 from chainrule.codecs.series import BinCodec, CountCodec, RealCodec, SeriesCodec
 from chainrule.codecs.text import BPECodec, ByteCodec, CharCodec, TextCodec, WordCodec
 from chainrule.core.codec import Codec
@@ -23,8 +24,12 @@ from chainrule.decoding.lookup import Lookup
 from chainrule.decoding.masked import Block, Parallel
 from chainrule.decoding.strategy import Strategy
 from chainrule.decoding.verify import Ancestral
+from chainrule.models.anyorder import AnyOrderPixels, anyorder
 from chainrule.models.linear import AR, ar
+from chainrule.models.made import MADE, made
 from chainrule.models.ngram import NGram, ngram
+from chainrule.models.pixelcnn import PixelCNN, pixelcnn
+from chainrule.models.pixelrnn import PixelRNN, pixelrnn
 from chainrule.models.rnn import RNN, gru, lstm, mingru, rnn
 from chainrule.models.transformer import Transformer
 from chainrule.models.transformer_config import gpt2, transformer
@@ -44,6 +49,10 @@ MODELS: dict[str, type[SequenceModel]] = {
     "rnn": RNN,
     "transformer": Transformer,
     "ar": AR,
+    "made": MADE,
+    "pixelrnn": PixelRNN,
+    "anyorder": AnyOrderPixels,
+    "pixelcnn": PixelCNN,
 }
 RECIPES: dict[str, Recipe] = {
     "transformer": transformer,
@@ -72,6 +81,15 @@ SERIES_CODECS: dict[str, type[SeriesCodec]] = {
     "counts": CountCodec,
     "bins": BinCodec,
 }
+# What models pictures: a finite space that has a grid.
+PICTURE_RECIPES: dict[str, Recipe] = {
+    "pixelcnn": pixelcnn,
+    "transformer": transformer,
+    "made": made,
+    "pixelrnn": pixelrnn,
+    "anyorder": anyorder,
+}
+PICTURE_CODECS: dict[str, type[PixelCodec]] = {"pixels": PixelCodec}
 FORECASTERS: dict[str, type[Model]] = {
     "auto": Auto,
     "ar": classical.AR,
@@ -125,5 +143,5 @@ def built(config: Any) -> SequenceModel:
 
 def codec_name(codec: Codec) -> str:
     """The registry name of a codec's class."""
-    every = {**CODECS, **SERIES_CODECS}
+    every = {**CODECS, **SERIES_CODECS, **PICTURE_CODECS}
     return next(name for name, cls in every.items() if type(codec) is cls)

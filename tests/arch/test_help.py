@@ -104,17 +104,24 @@ def test_names_that_the_command_line_offers_are_registered():
 
     from chainrule import cli, registry
     from chainrule.cli.foresee import PolicyName
+    from chainrule.cli.options import ColourName, ObjectiveName, OrderName
+    from chainrule.codecs.image import COLOURS
+    from chainrule.core.grid import ORDERS
     from chainrule.engine.backend import BACKENDS
     from chainrule.engine.quantize import DTYPES
     from chainrule.series.check import POLICIES
+    from chainrule.training.objectives import OBJECTIVES
     from chainrule.verbs import forecaster
 
     assert (cli.BACKENDS, cli.DTYPES) == (BACKENDS, DTYPES)
     assert (*forecaster.MODELS,) == cli.FORECASTERS
     assert registry.FORECASTERS.items() <= forecaster.MODELS.items()
     assert get_args(PolicyName) == POLICIES
-    assert sorted(cli.MODELS) == sorted(registry.RECIPES)
-    assert sorted(cli.CODECS) == sorted(registry.CODECS)
+    assert sorted(cli.MODELS) == sorted({*registry.RECIPES, *registry.PICTURE_RECIPES})
+    assert sorted(cli.CODECS) == sorted({*registry.CODECS, *registry.PICTURE_CODECS})
+    assert get_args(ColourName) == COLOURS
+    assert get_args(OrderName) == ORDERS
+    assert get_args(ObjectiveName) == OBJECTIVES
     assert sorted(cli.STRATEGIES) == sorted(["auto", *registry.STRATEGIES])
 
 

@@ -51,6 +51,8 @@ def test_version():
         "assets/README.md",
         "assets/alice.txt",
         "assets/backtest.html",
+        "assets/demo-pictures.html",
+        "assets/digits.npz",
         "assets/exchange-rates.csv",
         "assets/seattle-weather.csv",
     ],

@@ -16,14 +16,14 @@ import torch
 import chainrule as cr
 from chainrule.cli import CODECS, MODELS, STRATEGIES
 from chainrule.registry import CODECS as ALL_CODECS
-from chainrule.registry import RECIPES
+from chainrule.registry import PICTURE_CODECS, PICTURE_RECIPES, RECIPES
 from chainrule.registry import STRATEGIES as ALL_STRATEGIES
 from tests.cli.conftest import TEXT
 
 
 def test_the_names_are_the_registry_s():
-    assert set(MODELS) == set(RECIPES)
-    assert set(CODECS) == set(ALL_CODECS)
+    assert set(MODELS) == {*RECIPES, *PICTURE_RECIPES}
+    assert set(CODECS) == {*ALL_CODECS, *PICTURE_CODECS}
     assert set(STRATEGIES) == {"auto", *ALL_STRATEGIES}
 
 
@@ -41,8 +41,8 @@ def test_fit_leaves_a_whole_artifact(run):
     assert f"{config['results']['held_out_bits_per_byte']:.3f}" in card
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("model", RECIPES)
+@pytest.mark.parametrize("codec", ALL_CODECS)
 def test_every_model_with_every_codec(command, book, tmp_path, model, codec):
     small = ("--size", "tiny", "--batch", "2", "--context", "16", "--vocabulary", "300")
     steps = () if model == "ngram" else ("--steps", "2")

@@ -14,7 +14,6 @@ tested is that all of it runs and that the shown names exist, not how well the m
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import os
@@ -31,6 +30,7 @@ from pathlib import Path
 import pytest
 
 from tests.arch.files import ROOT, blocks, pages, text
+from tests.docs.furnished import furnish
 
 NAME = "gated-conv"  # of the model in docs/add-an-architecture.md
 STRATEGY = "pairs"  # in docs/add-a-strategy.md
@@ -66,11 +66,15 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     from chainrule.training.trainer import TrainConfig, Trainer
     from chainrule.verbs import bench, fit
 
-    def short(config: TrainConfig) -> TrainConfig:
-        return replace(config, steps=min(config.steps, STEPS), batch=2, length=32, evaluations=2)
+    def few(config: TrainConfig) -> TrainConfig:
+        return replace(config, steps=min(config.steps, STEPS), batch=2, evaluations=2)
+
+    def brief(config: TrainConfig) -> TrainConfig:
+        return replace(few(config), length=32)
 
     class Short(Trainer):
         def __init__(self, model, corpus, config, company):
+            short = brief if corpus.unit == "byte" else few  # a picture is learned whole
             super().__init__(model, corpus, short(config), company)
 
         def train_step(self):
@@ -78,36 +82,9 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
             return super().train_step()
 
     monkeypatch.setattr(rnn, "SIZES", SHAPES)
-    monkeypatch.setattr(fit, "calibrate", lambda model, corpus, config, *_: short(config))
+    monkeypatch.setattr(fit, "calibrate", lambda model, corpus, config, *_: few(config))
     monkeypatch.setattr(fit, "Trainer", Short)
     monkeypatch.setattr(bench, "BATCHES", (1, 2))
-
-
-def furnish(folder: Path) -> None:
-    """The files that the pages speak of."""
-    book = (ROOT / "src/chainrule/assets/alice.txt").read_text()
-    every = "".join(sorted(set(book) - {"\n"}))  # no page's prompt has an unknown character
-    part, other = book[:8_000] + every + "\n", book[20_000:22_000]
-    (folder / "book.txt").write_text(part)
-    (folder / "test.txt").write_text(other)
-    (folder / "latin.txt").write_bytes("Élan vital, déjà vu.\n".encode("latin-1") * 200)
-    with gzip.open(folder / "book.txt.gz", "wb") as packed:
-        packed.write(part.encode())
-    stories = folder / "stories"
-    stories.mkdir()
-    for number in range(3):
-        (stories / f"{number}.md").write_text(part[number * 2000 : number * 2000 + 2000])
-    lines = [line for line in part.splitlines() if line]
-    rows = [json.dumps({"id": i, "review": line}) for i, line in enumerate(lines)]
-    (folder / "reviews.jsonl").write_text("\n".join(rows) + "\n")
-    person = {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer"}}
-    schema = {"type": "object", "properties": person, "required": ["name"]}
-    (folder / "person.json").write_text(json.dumps(schema))
-    quoted = ['"' + line.replace('"', '""') + '"' for line in lines]
-    (folder / "letters.csv").write_text("\n".join(["date,body", *(f"1865,{q}" for q in quoted)]))
-    for name, rows in (("seattle-weather.csv", 500), ("exchange-rates.csv", 80)):
-        head, *whole = (ROOT / "src/chainrule/assets" / name).read_text().splitlines()
-        (folder / name).write_text("\n".join([head, *whole[-rows:]]) + "\n")
 
 
 def foreign(folder: Path) -> None:
@@ -314,7 +291,10 @@ def test_pictures_and_links_of_the_pages_are_there():
 @pytest.mark.parametrize(
     ("pages", "verbs"),
     [
-        (["docs/fit-your-text.md"], ["fit", "generate", "next", "score", "evaluate"]),
+        (
+            ["docs/fit-your-text.md", "docs/pictures.md"],
+            ["fit", "generate", "next", "score", "evaluate"],
+        ),
         (["docs/forecast.md"], ["forecast", "series-check"]),
         (["docs/forecast.md", "docs/backtest.md"], ["backtest"]),
     ],

@@ -25,7 +25,7 @@ from chainrule.models.mixing import Ensemble, Guided
 from chainrule.models.transformer import Transformer, TransformerConfig
 from chainrule.models.wrappers import Penalties
 from chainrule.nn.rope import Scaling
-from chainrule.registry import MODELS, RECIPES, SERIES_RECIPES
+from chainrule.registry import MODELS, PICTURE_RECIPES, RECIPES, SERIES_RECIPES
 from tests.models.conv import DilatedConv
 from tests.models.gaussian import VectorAR
 from tests.models.label_gru import LabelGRU
@@ -141,7 +141,7 @@ def _foreign() -> SequenceModel:
 
 
 def _recipe(name: str, space: Space | None = None, **fields: Any) -> SequenceModel:
-    recipes = RECIPES if space is None else SERIES_RECIPES
+    recipes = RECIPES if space is None else {**SERIES_RECIPES, **PICTURE_RECIPES}
     config = replace(recipes[name](space or Space("finite", SIZE), "tiny"), **fields)
     model = next(m for m in MODELS.values() if getattr(m, "Config", None) is type(config))(config)
     if not model.by_gradient:
@@ -204,13 +204,35 @@ SERIES = {
     ),
 }
 assert {name.split("-")[0] for name in SERIES} == set(SERIES_RECIPES)
+NARROW: dict[str, Any] = {"num_layers": 3, "dim": 8, "hidden": 6, "kernel": 3}
+GREY, COLOUR = Space.picture((3, 3, 1), SIZE), Space.picture((2, 2, 3), SIZE)
+PICTURES = {
+    "pixelcnn-grey": partial(_recipe, "pixelcnn", GREY, **NARROW),
+    "pixelcnn-labels": partial(_recipe, "pixelcnn", COLOUR, labels=LABELS, **NARROW),
+    "pixelcnn-logistic": partial(_recipe, "pixelcnn", COLOUR, head="logistic", **NARROW),
+    "transformer-grey": partial(_recipe, "transformer", GREY),
+    "transformer-labels": partial(  # attention reaches over a part of a picture only
+        _recipe, "transformer", replace(COLOUR, order="columns"), labels=LABELS, dim=16, context=5
+    ),
+    "made": partial(_recipe, "made", replace(GREY, order="snake")),
+    "made-labels": partial(_recipe, "made", COLOUR, labels=LABELS),
+    "pixelrnn": partial(_recipe, "pixelrnn", GREY),
+    "pixelrnn-labels": partial(_recipe, "pixelrnn", COLOUR, labels=LABELS),
+    "anyorder": partial(_recipe, "anyorder", Space.picture((4, 3, 1), SIZE, "random")),
+    "anyorder-labels": partial(_recipe, "anyorder", COLOUR, labels=LABELS),
+}
+assert {name.split("-")[0] for name in PICTURES} == set(PICTURE_RECIPES)
 REGISTERED = {name: partial(_recipe, name) for name in RECIPES} | SERIES
 LISTED = TEST_ONLY + [
     Entry(name, build, *[_known] * (name in SERIES and "-" in name), registered=True)
     for name, build in REGISTERED.items()
 ]
+LISTED += [
+    Entry(name, build, *[_label] * name.endswith("labels"), registered=True)
+    for name, build in PICTURES.items()
+]
 # Every kind of state that a Program has; law 14 holds for all that lower.
-TWINS = ("seq2seq", "sliding", "foreign", "blocks", "lstm")
+TWINS = ("seq2seq", "sliding", "foreign", "blocks", "lstm", "pixelcnn-labels")
 # Everything that lowers; every dtype with attention, with recurrence and with memory.
 COMPILED: dict[str, DType] = {
     "seq2seq": "int8",
@@ -227,6 +249,10 @@ COMPILED: dict[str, DType] = {
     "gru": "bf16",
     "mingru": "q4",
     "ngram": "f32",
+    "transformer-grey": "f32",
+    "transformer-labels": "bf16",
+    "pixelcnn-grey": "bf16",
+    "pixelcnn-labels": "f32",
 }
 ENTRIES = LISTED + [lowered(entry) for entry in LISTED if entry.name in TWINS]
 if native_available():

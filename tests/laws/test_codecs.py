@@ -11,10 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chainrule.codecs.image import PixelCodec
 from chainrule.codecs.series import SeriesCodec
 from chainrule.codecs.text import TextCodec
+from chainrule.core.codec import Encoded
 from chainrule.core.distributions import Categorical, NegativeBinomial, Normal
-from chainrule.registry import CODECS, SERIES_CODECS
+from chainrule.registry import CODECS, PICTURE_CODECS, SERIES_CODECS
 from tests.laws.tolerances import CLOSED_FORM, FLOAT64
 from tests.models.tokenizers import ENDS
 from tests.models.tokenizers import codec as foreign
@@ -166,3 +168,74 @@ def test_series_save_and_load(series: SeriesCodec, tmp_path: Path):
 def test_series_symbols_are_a_models(series: SeriesCodec):
     kind = torch.from_numpy(series.encode(COUNTS).symbols).dtype
     assert kind == (torch.float64 if series.space.kind == "real" else torch.int64)
+
+
+# ---- pictures ----
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (2, 6, 5, 3), dtype=np.uint8)
+PICTURES = {
+    "pixels": {
+        "grey": {},
+        "binary": {"levels": 2, "order": "snake", "labels": ("a", "b")},
+        "rgb": {"colour": "rgb", "order": "planes"},
+        "coarse": {"colour": "rgb", "levels": 8, "crop": (4, 4), "resize": True},
+        "luma": {"colour": "luma", "background": (255, 255, 255)},
+        "palette": {"colour": "palette", "palette": ((0, 0, 0), (9, 99, 255), (255, 9, 9))},
+    },
+}
+
+
+@pytest.fixture(
+    params=[(name, how) for name in PICTURE_CODECS for how in PICTURES[name]],
+    ids="-".join,
+    scope="module",
+)
+def picture(request: pytest.FixtureRequest) -> PixelCodec:
+    name, how = request.param
+    return PICTURE_CODECS[name](6, 5, **PICTURES[name][how])
+
+
+def test_picture_decode_undoes_encode(picture: PixelCodec):
+    """Exactly, of pictures of its own colour, or to a picture that the codec then keeps."""
+    assert picture.space.size is not None
+    for pixels in (*PIXELS, *PIXELS[..., :1]):
+        encoded = picture.encode(pixels)
+        assert encoded.symbols.dtype == np.int64 and json.dumps(encoded.side) == "{}"
+        assert encoded.symbols.shape == (picture.space.max_len,)
+        assert 0 <= encoded.symbols.min() <= encoded.symbols.max() < picture.space.size
+        back = picture.decode(encoded)
+        assert back.dtype == np.uint8 and back.shape[:2] == picture.grid[:2]
+        if picture.lossless and pixels.shape[-1] == picture.grid[-1]:
+            assert np.array_equal(back.reshape(pixels.shape), pixels)
+        elif picture.colour == "luma":
+            assert np.abs(back.astype(int) - pixels).max() <= 1
+        elif not picture.crop:  # what was lost is lost once
+            assert np.array_equal(picture.encode(back).symbols, encoded.symbols)
+        assert picture.units(encoded) == picture.space.max_len
+
+
+@given(st.data())
+def test_picture_streaming_is_the_whole(picture: PixelCodec, data: st.DataObject):
+    """Any symbols, cut anywhere, even those of a picture that is not finished."""
+    assert picture.space.size is not None and picture.space.max_len is not None
+    length = data.draw(st.integers(0, picture.space.max_len))
+    dice = np.random.default_rng(data.draw(st.integers(0, 99)))
+    symbols = dice.integers(0, picture.space.size, length)
+    whole = picture.decode(Encoded(symbols))
+    cuts = sorted(data.draw(st.lists(st.integers(0, length), max_size=6)))
+    stream, rows = picture.stream(), picture.grid[1] * picture.grid[2]
+    parts = [stream.push(part) for part in np.split(symbols, cuts)]
+    if picture.order == "raster":
+        assert sum(map(len, parts)) == length // rows  # whole rows, at once
+    assert np.array_equal(np.concatenate([*parts, stream.finish()]), whole)
+
+
+def test_picture_save_and_load(picture: PixelCodec, tmp_path: Path):
+    data = json.loads(json.dumps(picture.save(tmp_path)))
+    again = type(picture).load(data, tmp_path)
+    assert again.space == picture.space and again.fingerprint() == picture.fingerprint()
+    assert again.lossless == picture.lossless and again.labels == picture.labels
+    for pixels in PIXELS:
+        assert np.array_equal(again.encode(pixels).symbols, picture.encode(pixels).symbols)
+    with pytest.raises(ValueError, match="unknown key"):
+        type(picture).load({**data, "depth": 1}, tmp_path)

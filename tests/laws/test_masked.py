@@ -164,7 +164,8 @@ def scored(model: SequenceModel, made: list[Job], truth: dict[int, Tensor], tabl
     """However the symbols were picked, they are scored left to right."""
     for job in made:
         x = truth[job.name][None]
-        close(torch.cat(table.log_prob[job.name]), model(x).log_prob(x)[0, len(job.prompt) :])
+        wanted = model(x, job.cond).log_prob(x)[0, len(job.prompt) :]
+        close(torch.cat(table.log_prob[job.name]), wanted)
 
 
 STRATEGIES = [
@@ -211,6 +212,8 @@ def test_9_blocks_are_ancestral_where_symbols_are_independent(filler: Entry):
 def test_9_blocks_beyond_the_context(filler: Entry):
     """Blocks are cut where the context of their own row ends, and go on behind it."""
     model = loud(filler)
+    if model.space.max_len is not None:
+        pytest.skip("nothing lies beyond this medium")
     context = getattr(model.config, "context", 8)
     made = [
         Job(i, symbols(model.space, 1, n, dice(i))[0], context + 9, None, Warps.of(1))
@@ -229,6 +232,8 @@ def test_9_blocks_beyond_the_context(filler: Entry):
 
 def test_9_no_room_for_the_whole_continuation(filler: Entry):
     model = filler.model()
+    if model.space.max_len is not None:
+        pytest.skip("nothing lies beyond this medium")
     context = getattr(model.config, "context", 8)
     job = Job(0, symbols(model.space, 1, 3, dice())[0], context, None, Warps.of(1))
     with pytest.raises(ValueError, match="make it shorter, or choose strategy block"):

@@ -67,6 +67,9 @@ class Sketch:
         self.leaves: dict[str, p.Leaf] = {}
         self.tensors: dict[str, Tensor] = {}
         self.ops: list[p.Op] = []
+        self.grid: tuple[int, int, int] | None = None
+        self.rows: list[p.Op] = []  # of pictures
+        self.pixels: list[p.Op] = []
         self.buffer("x", dim)
         self.ops.append(p.Embed("x", self.matrix("table", size + 1, dim, scale)))
 
@@ -84,11 +87,11 @@ class Sketch:
         self.tensors[name] = scale * torch.randn(dim, generator=self.dice)
         return name
 
-    def project(self, out: str, dim: int, x: str = "x") -> str:
+    def project(self, out: str, dim: int, x: str = "x", ops: list[p.Op] | None = None) -> str:
         """Another buffer, made of x by a random matrix and bias."""
-        columns = self.buffers[x].dim
+        columns, ops = self.buffers[x].dim, self.ops if ops is None else ops
         weight = self.matrix(f"{out}.weight", dim, columns, columns**-0.5)
-        self.ops.append(p.Linear(self.buffer(out, dim), x, weight, self.vector(f"{out}.bias", dim)))
+        ops.append(p.Linear(self.buffer(out, dim), x, weight, self.vector(f"{out}.bias", dim)))
         return out
 
     def program(self, hidden: str) -> p.Program:
@@ -97,7 +100,10 @@ class Sketch:
         head = p.Linear("logits", hidden, self.matrix("head", self.size, columns, columns**-0.5))
         self.buffer("logits", self.size)
         parts = self.buffers, self.weights, self.leaves, tuple(self.ops), (head,)
-        return p.Program(self.size, self.size, *parts, hidden)
+        return p.Program(
+            self.size, self.size, *parts, hidden, grid=self.grid, rows=tuple(self.rows),
+            pixels=tuple(self.pixels),
+        )  # fmt: skip
 
     def pair(
         self, hidden: str, dtype: DType, threads: int = 1, cache: Cache = "auto"

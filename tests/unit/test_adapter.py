@@ -17,7 +17,7 @@ from chainrule.artifact import load_artifact
 from chainrule.engine import native_available
 from chainrule.files import read_tensors, write_tensors
 from chainrule.training.trainer import Trainer
-from chainrule.verbs import fit as fit_module
+from chainrule.verbs import material
 from chainrule.verbs.display import Silent
 from chainrule.verbs.fit import fit
 from chainrule.verbs.quantize import quantize
@@ -30,7 +30,7 @@ KINDS = ("transformer", "gru")
 
 
 def quiet(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(fit_module, "generate", lambda *_, **__: [SimpleNamespace(text="")])
+    patch.setattr(material, "generate", lambda *_, **__: [SimpleNamespace(text="")])
 
 
 @pytest.fixture(scope="module")

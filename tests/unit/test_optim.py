@@ -48,6 +48,21 @@ def test_the_size_of_an_update():
     assert float(moved) == pytest.approx(0.01 * SHARE, rel=0.3)
 
 
+def test_a_kernel_learns_as_the_matrix_that_it_is():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 8, (2, 3), bias=False)
+    matrix = nn.Linear(18, 8, bias=False)
+    matrix.weight.data.copy_(layer.weight.flatten(1))
+    slope = torch.randn(8, 18)
+    for module in (layer, matrix):
+        optimiser = make_optimiser(module, "muon", 0.1, 0.5)
+        assert optimiser.param_groups[0]["muon"]
+        for _ in range(2):
+            module.weight.grad = slope.view_as(module.weight).clone()
+            optimiser.step()
+    assert torch.equal(layer.weight.flatten(1), matrix.weight)
+
+
 def test_adamw_inside_muon_is_torchs():
     """Vectors and tables take the same steps with either optimiser."""
     torch.manual_seed(0)

@@ -154,7 +154,7 @@ def test_a_long_chain_takes_no_long_time():
 
 def test_no_op_reads_or_holds_what_tables_do_not_know():
     others = {"out", "of", "kind", "epsilon", "width", "base", "limit", "heads", "window", "sinks"}
-    others |= {"rates", "scale", "cache", "memory", "state"}
+    others |= {"rates", "scale", "cache", "memory", "state", "taps"}
     known = {*tables._READS, *tables._WEIGHTS, *others}
     for op in p.OPS.values():
         assert {field.name for field in fields(op)} <= known, op.name

@@ -18,6 +18,7 @@ from chainrule.training.data import prepare
 from chainrule.training.scoring import log_probs
 from chainrule.training.trainer import Trainer
 from chainrule.verbs import fit as fit_module
+from chainrule.verbs import material
 from chainrule.verbs.display import Silent
 from chainrule.verbs.fit import fit
 from chainrule.verbs.fitted import load
@@ -39,7 +40,7 @@ def digest(path) -> str:
 
 def quiet(patch: pytest.MonkeyPatch) -> None:
     """No samples while it trains: they would take most of the time."""
-    patch.setattr(fit_module, "generate", lambda *_, **__: [SimpleNamespace(text="")])
+    patch.setattr(material, "generate", lambda *_, **__: [SimpleNamespace(text="")])
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,28 +18,55 @@ from chainrule.cli.options import (
     Rope,
     RunFolder,
 )
+from chainrule.cli.write import only_for
 from chainrule.verbs.printing import console, named, print_json, table
+
+if TYPE_CHECKING:
+    from chainrule.verbs.display import Display
+    from chainrule.verbs.evaluate import PictureEvaluation
+    from chainrule.verbs.fitted import Fitted
 
 
 def score(
     run: RunFolder,
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files, or -.")],
     symbols: Annotated[bool, typer.Option("--symbols", help="Every symbol's bits too.")] = False,
+    label: Annotated[str | None, typer.Option(help="The class of the pictures.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="PNG of what in pictures is odd.")
+    ] = None,
     backend: Backend = "auto",
     dtype: DType = None,
     json: Json = False,
 ) -> None:
-    """Score files: nats and bits per byte, or per point of a series; exact or a bound."""
+    """Score files: nats and bits per byte, point or dimension; exact or a bound."""
     import math
 
     from chainrule.verbs.fitted import load
+    from chainrule.verbs.pictures import of_pictures
 
     fitted = load(run)
     where: dict[str, Any] = {"backend": backend, "dtype": dtype}
+    if of_pictures(fitted.artifact):
+        only_for("text", run, **{"--symbols": symbols or None})
+        _score_pictures(fitted, files, out, json, label=label, **where)
+        return
+    only_for("pictures", run, **{"--label": label, "-o": out})
     scores = {name: named(name, lambda b: fitted.score(b, **where)) for name in files}
     if json:
         print_json([{"file": name, **s.to_dict()} for name, s in scores.items()])
         return
+    _scores(scores)
+    for name, s in scores.items():
+        if s.stride is not None:
+            console.print(f"{name}: a new context every {s.stride} symbols", markup=False)
+    if symbols:
+        for s in scores.values():
+            for symbol, nats in zip(s.symbols, s.per_symbol, strict=True):
+                sys.stdout.write(f"{-nats / math.log(2):9.4f} bits  {symbol!r}\n")
+
+
+def _scores(scores: dict[str, Any]) -> None:
     unit = next(iter(scores.values())).unit
     table(
         ("file", "nats", f"{unit}s", f"bits per {unit}", "kind"),
@@ -48,13 +75,32 @@ def score(
             for name, s in scores.items()
         ),
     )
+
+
+def _score_pictures(
+    fitted: Fitted, files: list[str], out: Path | None, json: bool, **where: Any
+) -> None:
+    from chainrule.verbs.display import display_for
+    from chainrule.verbs.heat import heat_map
+    from chainrule.verbs.pictures import Place, save
+
+    place = None if out is None else Place.of(str(out))
+    if place is not None and place.folder:
+        raise ValueError(f"{out}: the heat maps are one PNG: give it a name that ends in .png")
+    display = display_for(json)
+    scores = {name: fitted.score(name, progress=display.working, **where) for name in files}
+    display.end()
+    if place is not None:
+        save(heat_map(list(scores.values())), place.path)
+    if json:
+        print_json([{"file": name, **s.to_dict()} for name, s in scores.items()])
+        return
+    _scores(scores)
     for name, s in scores.items():
-        if s.stride is not None:
-            console.print(f"{name}: a new context every {s.stride} symbols", markup=False)
-    if symbols:
-        for s in scores.values():
-            for symbol, nats in zip(s.symbols, s.per_symbol, strict=True):
-                sys.stdout.write(f"{-nats / math.log(2):9.4f} bits  {symbol!r}\n")
+        odd = "; ".join(f"{bits:.1f} bits at {r}, {c}" for r, c, bits in s.oddest())
+        console.print(
+            f"{name}: {odd} (row, column from 0)", style="dim", markup=False, soft_wrap=True
+        )
 
 
 def evaluate(
@@ -81,15 +127,19 @@ def evaluate(
     ] = None,
     field: Field = None,
     column: Column = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="The class of every picture.")
+    ] = None,
     backend: Backend = "auto",
     dtype: DType = None,
     rope: Rope = None,
     cache: Cache = "auto",
     json: Json = False,
 ) -> None:
-    """Score DATA beside n-gram, gzip and xz; or --rollout, or --passkey."""
+    """Score DATA beside n-gram, gzip and xz (PNG and WebP); or --rollout, or --passkey."""
     from chainrule.verbs.display import display_for
     from chainrule.verbs.fitted import load
+    from chainrule.verbs.pictures import of_pictures
 
     options = {"oracle": oracle, "length": length, "samples": samples, "seed": seed}
     asked: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
@@ -101,8 +151,15 @@ def evaluate(
         given = " and ".join(f"--{k}" for k in asked) or "-o"
         raise ValueError(f"{given}: only with --rollout or --passkey")
     display, fitted = display_for(json), load(run, rope=rope, cache=cache)
-    where: dict[str, Any] = {"field": field, "column": column, "progress": display.working}
+    where: dict[str, Any] = {"field": field, "progress": display.working}
     where |= {"backend": backend, "dtype": dtype}
+    if of_pictures(fitted.artifact):
+        mode = "--rollout" if rollout else "--passkey"
+        only_for("text", run, **{mode: rollout or passkey or None, "--column": column})
+        _evaluate_pictures(fitted.evaluate(data, labels=labels, **where), display, json)
+        return
+    only_for("pictures", run, **{"--labels": labels})
+    where["column"] = column
     if rollout or passkey:
         found: Any = (fitted.rollout if rollout else fitted.passkey)(data, **asked, **where)
         remark = f"oracle: {found.oracle}; {found.note}" if rollout else found.remark()
@@ -130,6 +187,22 @@ def evaluate(
         f"documents: {result.documents:,}, {result.units:,} bytes, {result.num_symbols:,} symbols; "
         f"perplexity {result.perplexity:.3f} per symbol; score: {result.kind}"
     )
+
+
+def _evaluate_pictures(result: PictureEvaluation, display: Display, json: bool) -> None:
+    display.end()
+    if json:
+        print_json(result.to_dict())
+        return
+    table(("", "bits per dimension"), ((name, f"{bits:.4f}") for name, bits in result.rows()))
+    console.print(
+        f"pictures: {result.pictures:,}, {result.units:,} dimensions; "
+        f"{result.nats_per_picture:.3f} nats each; score: {result.kind}"
+        + (f"; {result.labelled:,} by their label" if result.labelled else ""),
+        soft_wrap=True,
+    )
+    for line in result.skipped:
+        console.print(f"left out: {line}", style="dim", markup=False, soft_wrap=True)
 
 
 def bench(

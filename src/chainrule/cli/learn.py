@@ -11,11 +11,13 @@ import typer
 from chainrule.cli.options import (
     AdapterName,
     CodecName,
+    ColourName,
     Column,
     Field,
     Json,
     ModelName,
     ObjectiveName,
+    OrderName,
     RunFolder,
     SizeName,
 )
@@ -57,6 +59,24 @@ def fit(
     seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
     field: Field = None,
     column: Column = None,
+    resize: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Scale pictures to 32, or 24x32 (h x w).")
+    ] = None,
+    crop: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Cut the middle out of pictures first.")
+    ] = None,
+    colour: Annotated[ColourName | None, typer.Option(help="What a pixel is made of.")] = None,
+    levels: Annotated[
+        int | None, typer.Option(help="Of a channel, 2 to 256; colours of a palette.")
+    ] = None,
+    order: Annotated[OrderName | None, typer.Option(help="In which pixels come.")] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(metavar="COLOUR", help="Behind what is transparent: white, #rrggbb."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="file,label: what each picture shows.")
+    ] = None,
     base: Annotated[
         Path | None, typer.Option("--from", metavar="RUN", help="Start from this run's weights.")
     ] = None,
@@ -104,6 +124,13 @@ def fit(
         "seed": seed,
         "field": field,
         "column": column,
+        "resize": resize,
+        "crop": crop,
+        "colour": colour,
+        "levels": levels,
+        "order": order,
+        "background": background,
+        "labels": labels,
         "base": base,
         "old": old,
         "adapter": adapter,
@@ -119,15 +146,17 @@ def fit(
         print_json(card_of(artifact).to_dict())
     else:
         done = artifact.results
+        unit = "dimension" if artifact.outline.space.grid else "byte"
         if "fine_tuning" in done:
             from chainrule.verbs.tune import rows
 
-            table(("held-out bits per byte", "before", "after"), rows(done["fine_tuning"]))
-            others = (f"{k} {v:.4f}" for k, v in done["others_bits_per_byte"].items())
+            table((f"held-out bits per {unit}", "before", "after"), rows(done["fine_tuning"]))
+            others = (f"{k} {v:.4f}" for k, v in done[f"others_bits_per_{unit}"].items())
             console.print(f"others on the new data: {', '.join(others)}")
-        elif "held_out_bits_per_byte" in done:
-            bits = {"this model": done["held_out_bits_per_byte"], **done["others_bits_per_byte"]}
-            table(("held out", "bits per byte"), ((k, f"{v:.4f}") for k, v in bits.items()))
+        elif f"held_out_bits_per_{unit}" in done:
+            bits = {"this model": done[f"held_out_bits_per_{unit}"]}
+            bits |= done[f"others_bits_per_{unit}"]
+            table(("held out", f"bits per {unit}"), ((k, f"{v:.4f}") for k, v in bits.items()))
         console.print(f"saved in {artifact.path}", markup=False)
     if not artifact.results.get("finished", True):
         raise typer.Exit(1)
@@ -138,7 +167,7 @@ def demo(
     time: Annotated[str, typer.Option(help="How long to train.")] = "60s",
     json: Json = False,
 ) -> None:
-    """Learn a book in a minute and write a page about it."""
+    """Learn a book in a minute and digits in a quarter, and write a page about each."""
     from chainrule.verbs.demo import demo as verb
     from chainrule.verbs.display import display_for
 
@@ -148,6 +177,10 @@ def demo(
     else:
         table(("held out", "bits per byte"), ((k, f"{v:.4f}") for k, v in result.bits.items()))
         console.print(f"the page: {result.page}", markup=False, soft_wrap=True)
+        if result.picture_bits is not None:
+            found = ((k, f"{v:.4f}") for k, v in result.picture_bits.items())
+            table(("held out", "bits per dimension"), found)
+            console.print(f"the page: {result.picture_page}", markup=False, soft_wrap=True)
 
 
 def merge(

@@ -8,13 +8,18 @@ from typing import Annotated, Literal
 import typer
 
 # Held against the registry by a test: reading it would import torch.
-ModelName = Literal["transformer", "gpt2", "lstm", "gru", "mingru", "rnn", "ngram"]
+ModelName = Literal[
+    "transformer", "gpt2", "lstm", "gru", "mingru", "rnn", "ngram", "pixelcnn", "pixelrnn", "made",
+    "anyorder",
+]  # fmt: skip
 SizeName = Literal["tiny", "small", "base"]
-CodecName = Literal["bytes", "chars", "words", "bpe"]
+CodecName = Literal["bytes", "chars", "words", "bpe", "pixels"]
+ColourName = Literal["grey", "rgb", "luma", "palette"]
+OrderName = Literal["raster", "reverse", "columns", "snake", "planes", "coarse", "random"]
 StrategyName = Literal[
     "auto", "ancestral", "lookup", "draft", "heads", "jacobi", "hybrid", "block", "parallel"
 ]
-ObjectiveName = Literal["nll", "scheduled", "noise", "hybrid"]
+ObjectiveName = Literal["nll", "scheduled", "noise", "hybrid", "any-order"]
 UtilityName = Literal["chrf", "match"]
 ForecasterName = Literal[
     "auto", "ar", "arima", "regression", "var", "theta", "holt-winters", "damped", "holt", "ses",

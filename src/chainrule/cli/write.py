@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,7 +23,10 @@ from chainrule.cli.options import (
 )
 from chainrule.verbs.printing import aside, console, named, print_json, stdin, table
 
+TaskName = Literal["colourise", "upscale"]
+
 if TYPE_CHECKING:
+    from chainrule.verbs.fitted import Fitted
     from chainrule.verbs.generate import Sample
     from chainrule.verbs.infill import Infilled
 
@@ -31,8 +34,12 @@ if TYPE_CHECKING:
 def generate(
     run: RunFolder,
     prompt: Annotated[str, typer.Argument(help="Text to go on from; - reads it.")] = "",
-    n: Annotated[int, typer.Option("-n", help="Continuations.")] = 1,
-    length: Annotated[int, typer.Option(help="Symbols at most.")] = 300,
+    n: Annotated[int, typer.Option("-n", help="Continuations, or pictures.")] = 1,
+    length: Annotated[int | None, typer.Option(help="Symbols at most; 300.")] = None,
+    label: Annotated[str | None, typer.Option(help="The class of the pictures.")] = None,
+    top: Annotated[
+        Path | None, typer.Option(metavar="PICTURE", help="The upper part of a picture to draw.")
+    ] = None,
     temperature: Annotated[float, typer.Option(help="p^(1/t); 0 is greedy.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Keep the k likeliest symbols; 0 is off.")] = 0,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest symbols of this mass.")] = 1.0,
@@ -44,7 +51,7 @@ def generate(
     ban: Annotated[list[str] | None, typer.Option(help="Text never to write; repeatable.")] = None,
     force: Annotated[str, typer.Option(help="Text that the continuation begins with.")] = "",
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this; repeatable.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same text or pictures.")] = 0,
     regex: Annotated[str | None, typer.Option(help="The continuation matches this.")] = None,
     choice: Annotated[
         list[str] | None, typer.Option(help="The continuation is one of these; repeatable.")
@@ -86,12 +93,13 @@ def generate(
     rope: Rope = None,
     cache: Cache = "auto",
     out: Annotated[
-        str | None, typer.Option("--out", "-o", help="File to write; - is here.")
+        str | None, typer.Option("--out", "-o", help="File to write (- is here), or FOLDER/.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Draw continuations of a prompt."""
+    """Draw continuations of a prompt, or pictures."""
     import chainrule as cr
+    from chainrule.verbs.pictures import of_pictures
 
     search, options = _search(
         {"beam": beam, "best-of": best_of, "mbr": mbr},
@@ -128,6 +136,14 @@ def generate(
     }
     settings = {k: v for k, v in settings.items() if v is not None}
     opened = cr.load(run, rope=rope, cache=cache)
+    if of_pictures(opened.artifact):
+        words = {"a prompt": prompt or None, "--length": length, "--ensemble": ensemble or None}
+        searches = {"--beam": beam, "--best-of": best_of, "--mbr": mbr}
+        only_for("text", run, **words, **searches)
+        _draw(opened, out, json, n=n, label=label, top=top, **settings)
+        return
+    only_for("pictures", run, **{"--label": label, "--top": top})
+    length = 300 if length is None else length
     fitted = cr.ensemble([opened, *ensemble]) if ensemble else opened
     text = stdin().decode() if prompt == "-" else prompt
     to_file = out is not None and out != "-"
@@ -192,34 +208,99 @@ def _search(
 def infill(
     run: RunFolder,
     text: Annotated[
-        str, typer.Argument(metavar="TEXT", help="Text with blanks, a file of it, or -.")
+        str, typer.Argument(metavar="TEXT", help="Text with blanks, a file of it, -, or a picture.")
     ],
-    mask: Annotated[str, typer.Option(help="What stands for one blank symbol.")] = "_",
+    mask: Annotated[
+        str | None, typer.Option(help="What stands for one blank (_), or a picture, white there.")
+    ] = None,
+    task: Annotated[
+        TaskName | None, typer.Option(help="Of a picture instead: colours, or a larger one.")
+    ] = None,
     method: Annotated[
         MethodName | None, typer.Option(help="exact where the model can; clamp, smc for the rest.")
     ] = None,
     n: Annotated[int, typer.Option("-n", help="Ways to fill them.")] = 1,
+    label: Annotated[str | None, typer.Option(help="The class of the picture.")] = None,
     particles: Annotated[int | None, typer.Option(help="Of smc; 256.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same text or picture.")] = 0,
     temperature: Annotated[float, typer.Option(help="p^(1/t); 0 is greedy.")] = 1.0,
     out: Annotated[
-        str | None, typer.Option("--out", "-o", help="File to write; - is here.")
+        str | None, typer.Option("--out", "-o", help="File to write (- is here), or FOLDER/.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Fill the blanks of a text."""
+    """Fill the blanks of a text, or of a picture."""
     from chainrule.codecs.symbols import as_text
     from chainrule.verbs.fitted import load
+    from chainrule.verbs.pictures import of_pictures
 
     if particles is not None and method != "smc":
         raise ValueError("--particles needs --method smc")
+    options: dict[str, Any] = {} if particles is None else {"particles": particles}
+    options |= {"method": method, "n": n, "seed": seed, "temperature": temperature}
+    fitted = load(run)
+    if of_pictures(fitted.artifact):
+        _fill(fitted, text, out, json, mask=mask, task=task, label=label, **options)
+        return
+    only_for("pictures", run, **{"--task": task, "--label": label})
     if text == "-" or os.path.isfile(text):
         text = named(text, as_text)
-    options = {} if particles is None else {"particles": particles}
-    found = load(run).infill(
-        text, mask=mask, method=method, n=n, seed=seed, temperature=temperature, **options
-    )
-    _show(found, out, json)
+    _show(fitted.infill(text, mask="_" if mask is None else mask, **options), out, json)
+
+
+def only_for(medium: str, run: Path, **given: Any) -> None:
+    """Refuse what a run of another medium has no use for; raises ValueError."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name} is for runs of {medium}, and {run} is none")
+
+
+def _draw(fitted: Fitted, out: str | None, json: bool, **settings: Any) -> None:
+    """Pictures into their place."""
+    from chainrule.verbs.display import display_for
+    from chainrule.verbs.pictures import Place, grid_of
+
+    place = None if json and out is None else Place.of(out)  # before minutes are spent
+    display = display_for(json)
+    drawn = fitted.generate(progress=display.working, **settings)
+    display.end()
+    pictures = [d.pixels for d in drawn]
+    written = None if place is None else place.write(pictures, lambda: grid_of(pictures))
+    if json:
+        print_json([d.to_dict() for d in drawn])
+        return
+    bits = sum(d.bits_per_dim for d in drawn) / len(drawn)
+    many = "a picture" if len(drawn) == 1 else f"{len(drawn):,} pictures"
+    line = f"{written}: {many}, {bits:.4f} bits per dimension"
+    console.print(line, markup=False, soft_wrap=True)
+    if drawn[0].given:
+        rows = len(pictures[0]) * drawn[0].given // len(drawn[0].symbols)
+        aside.print(f"given: the upper {rows} of {len(pictures[0])} rows", style="dim")
+    _say(drawn[-1].choice)
+
+
+def _fill(fitted: Fitted, picture: str, out: str | None, json: bool, **settings: Any) -> None:
+    """A picture and what was made of it, into their place."""
+    from chainrule.verbs.display import display_for
+    from chainrule.verbs.fill import sheet_of
+    from chainrule.verbs.pictures import Place
+
+    place = None if json and out is None else Place.of(out)
+    display = display_for(json)
+    found = fitted.infill(picture, progress=display.working, **settings)
+    display.end()
+    pictures = [f.pixels for f in found]
+    written = None if place is None else place.write(pictures, lambda: sheet_of(found))
+    if json:
+        print_json([f.to_dict() for f in found])
+        return
+    one = found[0]
+    line = f"{written}: {one.blanks:,} symbols filled in, {one.method} ({one.exactness})"
+    console.print(line, markup=False, soft_wrap=True)
+    rows = ((str(i + 1), f"{f.bits:.2f}", f"{f.log_prob:.2f}") for i, f in enumerate(found))
+    table(("", "bits", "nats"), rows)
+    if one.effective_sample_size is not None:
+        console.print(f"as good as {one.effective_sample_size:.1f} independent particles")
 
 
 def _show(found: Sequence[Sample | Infilled], out: str | None, json: bool) -> None:

@@ -288,7 +288,7 @@ class AnyOrder(SequenceModel):
         super().__init__()
         if sorted(order) != list(range(len(order))):
             raise ValueError("an order names every place exactly once")
-        self.net, self.space, self.reads = net, replace(net.space, max_len=len(order)), net.reads
+        self.net, self.space, self.reads = net, _in_order(net.space, len(order)), net.reads
         self.register_buffer("order", torch.tensor(list(order)), persistent=False)
 
     def start(self, batch: int, cond: Condition | None = None) -> State:
@@ -321,6 +321,12 @@ class AnyOrder(SequenceModel):
     def to_places(self, x: Tensor) -> Tensor:
         """From this model's sequence to places: [B, T, *E]."""
         return x[:, torch.argsort(self.order)]
+
+
+def _in_order(space: Space, length: int) -> Space:
+    """The symbols of ``length`` places in an order of their own."""
+    grid = space.grid if length == space.max_len else None
+    return replace(space, max_len=length, grid=grid, order=space.order if grid else "raster")
 
 
 class DirectModel(nn.Module, ABC):

@@ -20,6 +20,7 @@ from chainrule.core.decoder import Chunk, Run, Warp
 from chainrule.core.model import Condition, SequenceModel
 from chainrule.core.noise import Noise
 from chainrule.core.state import Grow
+from chainrule.decoding.jacobi import guesses_are_free
 from chainrule.decoding.verify import Verify
 
 TURN = 2  # steps that every strategy is first given; one more at a later turn
@@ -79,6 +80,7 @@ class Choice:
     alone: deque[float] = field(default_factory=lambda: deque(maxlen=2))  # seconds of a symbol
     block: float | None = None  # seconds of a pass over a few symbols
     rows: int = 0
+    sure: str = ""  # why nothing needs to be measured
 
     def forget(self, rows: int) -> None:
         """Begin anew with the times, which depend on the rows, unlike what guesses are worth."""
@@ -92,6 +94,8 @@ class Choice:
         return 1.0 if name == "ancestral" else self.by_name[name].best()[0]
 
     def __str__(self) -> str:
+        if self.sure:
+            return self.sure
         others = [m for name, m in self.by_name.items() if name != "ancestral" and m.made]
         mine, plain = self.by_name.get(self.chosen), self.by_name.get("ancestral")
         if mine is None or plain is None or not plain.made or not (others or self.block):
@@ -148,6 +152,11 @@ class Auto:
         self.model, self.ways, self.choice = model, dict(ways), choice
         self.length, self.measures = length, length >= LEAST or bool(choice.by_name)
         self.left = float(length)
+        guesser: Any = ways["jacobi"].proposer if "jacobi" in ways else None
+        if guesser is not None and guesses_are_free(model):
+            choice.chosen, choice.guesses = "jacobi", guesser.guesses
+            choice.sure = "jacobi: without a cache, any number of guesses costs one pass"
+            self.measures = False
         self._set_guesses()
         self.clock = time.perf_counter
 

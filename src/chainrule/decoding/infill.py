@@ -1,14 +1,15 @@
 """Infilling: blanks anywhere in a sequence, given everything around them.
 
-An any-order net does it exactly. A model that goes from left to right can't see what comes after
-a blank: clamping ignores it, sequential Monte Carlo weighs it afterwards.
+An any-order net does it exactly, and so does a model of one order where all blanks come last. Else
+that one can't see what follows a blank: clamping ignores it, sequential Monte Carlo weighs it
+afterwards.
 Shapes: T sequence length, n samples, N particles, L symbols in a row, E event shape.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,14 +17,17 @@ import torch
 from torch import Tensor
 
 from chainrule.core.config import bounded
-from chainrule.core.model import AnyOrder, MaskedModel, SequenceModel
+from chainrule.core.decoder import Decoder
+from chainrule.core.model import AnyOrder, Condition, MaskedModel, SequenceModel
 from chainrule.core.noise import Noise, Positions
 from chainrule.core.state import State
-from chainrule.decoding.strategy import Exactness
-from chainrule.decoding.verify import Verify, drain
+from chainrule.decoding.jacobi import Jacobi, guesses_are_free
+from chainrule.decoding.strategy import Exactness, Target
+from chainrule.decoding.verify import Ancestral, Verify, drain
 from chainrule.decoding.warps import Warps
 
 Method = Literal["exact", "clamp", "smc"]
+Told = Callable[[int], None]  # of how many symbols have been gone through
 EXACTNESS: dict[Method, Exactness] = {
     "exact": "distribution",
     "clamp": "approximate",
@@ -62,12 +66,16 @@ def infill(
     particles: int = 256,
     seed: int = 0,
     warp: Warps | None = None,
+    cond: Condition | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Filled:
     """Fill the blanks of x [T, *E], where ``known`` [T] is False, n times.
 
     Args:
-        method: None is exact, for models that can.
+        method: None is exact, where the model can.
         warp: the settings of one row, for ``exact`` and ``clamp``.
+        cond: of one row, what the model is told.
+        progress: is told how many symbols were gone through, and how many there are.
 
     Raises:
         ValueError: a model that can't do it in this way, or nothing to fill in.
@@ -78,24 +86,32 @@ def infill(
                 "method smc draws from the model's own law given the known symbols: leave the "
                 "temperature and the filters as they are, or choose another method"
             )
-        return smc(model, x, known, n, seed, particles)
+        return smc(model, x, known, n, seed, particles, cond, _told(progress, 0, len(x)))
     net = model.masked
-    if method != "clamp" and net is None:
+    if method != "clamp" and net is None and not blanks_last(known):
         raise ValueError(
-            "this model goes from left to right and can't fill in blanks exactly, as it does not "
-            "see what follows them: choose the approximate method smc (weighs what follows) or "
-            "clamp (ignores it), or fit with --objective hybrid"
+            "this model goes through its symbols in one order and does not see the known ones "
+            "behind a blank, so it can't fill in exactly: choose the approximate method smc "
+            "(weighs what follows) or clamp (ignores it), or fit with --objective hybrid (text) or "
+            "--model anyorder (pictures)"
         )
     parts = []
     for first in range(0, n, ROWS):
         rows = range(first, min(n, first + ROWS))
+        told = _told(progress, first // ROWS * len(x), -(-n // ROWS) * len(x))
         if method == "clamp":
-            parts.append(clamp(model, x, known, rows, seed, warp))
+            parts.append(clamp(model, x, known, rows, seed, warp, cond, told))
+        elif net is not None:
+            parts.append(exact(net, x, known, rows, seed, warp, cond=cond, told=told))
         else:
-            assert net is not None
-            parts.append(exact(net, x, known, rows, seed, warp))
+            parts.append(onward(model, x, known, rows, seed, warp, cond, told))
     symbols, log_prob = (torch.cat([getattr(p, k) for p in parts]) for k in ("symbols", "log_prob"))
     return Filled(symbols, log_prob, parts[0].method)
+
+
+def blanks_last(known: Tensor) -> bool:
+    """Whether every known symbol [T] precedes every blank."""
+    return bool((known[1:] <= known[:-1]).all())
 
 
 @torch.no_grad()
@@ -107,6 +123,8 @@ def exact(
     seed: int,
     warp: Warps | None = None,
     order: Sequence[int] | None = None,
+    cond: Condition | None = None,
+    told: Told | None = None,
 ) -> Filled:
     """Samples of p(blanks | known) as the net has it when it fills in blank after blank.
 
@@ -123,12 +141,54 @@ def exact(
         raise ValueError("an order of blanks names each of them once, and no known place")
     given: list[int] = torch.nonzero(known)[:, 0].tolist()
     decoder = Verify(AnyOrder(net, given + order).to(x.device))
-    noise = Noise.seeded(seed, rows).to(x.device)
-    begun = decoder.start([x[given]] * len(rows), noise, None, _each(warp, len(rows)))
-    steps = list(drain(decoder, begun, [len(blanks)] * len(rows)))
-    symbols = x.repeat(len(rows), *[1] * x.ndim)
-    symbols[:, order] = torch.cat([s.symbols for s in steps], 1)
-    log_prob = torch.cat([s.log_prob for s in steps], 1).double().sum(1)
+    return _drained(decoder, x, given, order, rows, seed, warp, cond, told)
+
+
+@torch.no_grad()
+def onward(
+    model: SequenceModel,
+    x: Tensor,
+    known: Tensor,
+    rows: Sequence[int],
+    seed: int,
+    warp: Warps | None = None,
+    cond: Condition | None = None,
+    told: Told | None = None,
+) -> Filled:
+    """Samples of p(blanks | known) where all blanks come last: the model goes on from the known."""
+    assert blanks_last(known), "the caller has looked"
+    blanks = _blanks(x, known)
+    target = Target(model, length=len(blanks))
+    way = Jacobi if guesses_are_free(model) else Ancestral
+    return _drained(way.decoder(target), x, range(blanks[0]), blanks, rows, seed, warp, cond, told)
+
+
+def _drained(
+    decoder: Decoder,
+    x: Tensor,
+    given: Sequence[int],
+    order: Sequence[int],
+    rows: Sequence[int],
+    seed: int,
+    warp: Warps | None,
+    cond: Condition | None,
+    told: Told | None,
+) -> Filled:
+    """Go on from the places ``given`` to those of ``order``."""
+    noise, many = Noise.seeded(seed, rows).to(x.device), len(rows)
+    prompts = [x[list(given)]] * many
+    begun = decoder.start(prompts, noise, _rows(cond, many), _each(warp, many))
+    symbols = x.repeat(many, *[1] * x.ndim)
+    places = torch.tensor(order, device=x.device)
+    log_prob = torch.zeros(many, dtype=torch.float64, device=x.device)
+    done = [0] * many
+    for step in drain(decoder, begun, [len(order)] * many):
+        for i, (row, count) in enumerate(zip(step.rows, step.count, strict=True)):
+            symbols[row, places[done[row] : done[row] + count]] = step.symbols[i, :count]
+            log_prob[row] += step.log_prob[i, :count].double().sum()
+            done[row] += count
+        if told is not None:
+            told(len(given) + min(done))
     return Filled(symbols, log_prob, "exact")
 
 
@@ -140,6 +200,8 @@ def clamp(
     rows: Sequence[int],
     seed: int,
     warp: Warps | None = None,
+    cond: Condition | None = None,
+    told: Told | None = None,
 ) -> Filled:
     """Left to right, known symbols put in as they come: approximate.
 
@@ -149,10 +211,10 @@ def clamp(
     noise, warp = Noise.seeded(seed, rows).to(x.device), _each(warp, len(rows))
     symbols = x.repeat(len(rows), *[1] * x.ndim)
     log_prob = torch.zeros(len(rows), dtype=torch.float64, device=x.device)
-    state = model.start(len(rows))
+    state = model.start(len(rows), _rows(cond, len(rows)))
     for begin, end in _stretches(known):
         if not known[begin]:
-            state, drawn, nats = _drawn(model, state, end - begin, noise, warp)
+            state, drawn, nats = _drawn(model, state, end - begin, noise, warp, told)
             symbols[:, begin:end] = drawn
             log_prob += nats
         elif end <= last:
@@ -162,7 +224,14 @@ def clamp(
 
 @torch.no_grad()
 def smc(
-    model: SequenceModel, x: Tensor, known: Tensor, n: int, seed: int, particles: int = 256
+    model: SequenceModel,
+    x: Tensor,
+    known: Tensor,
+    n: int,
+    seed: int,
+    particles: int = 256,
+    cond: Condition | None = None,
+    told: Told | None = None,
 ) -> Filled:
     """Sequential Monte Carlo (Doucet et al. 2001): approximate, exact with ever more particles.
 
@@ -180,7 +249,7 @@ def smc(
     symbols = x.repeat(particles, *[1] * x.ndim)
     log_prob = torch.zeros(particles, dtype=torch.float64, device=x.device)  # of all symbols
     log_weight, ancestor = log_prob.clone(), torch.arange(particles, device=x.device)
-    state = model.start(1)  # up to the first blank, one stands for all
+    state = model.start(1, cond)  # up to the first blank, one stands for all
     for begin, end in _stretches(known):
         if known[begin]:
             state, nats = _weighed(model, state, symbols[: len(state.lens), begin:end])
@@ -198,17 +267,23 @@ def smc(
             state = state.select(kept)
             symbols, log_prob, ancestor = symbols[kept], log_prob[kept], ancestor[kept]
             log_weight = (log_weight.logsumexp(0) - math.log(particles)).repeat(particles)
-        state, symbols[:, begin:end], nats = _drawn(model, state, end - begin, noise, warp)
+        state, drawn, nats = _drawn(model, state, end - begin, noise, warp, told)
+        symbols[:, begin:end] = drawn
         log_prob = log_prob + nats
     evidence, weight = float(log_weight.logsumexp(0)) - math.log(particles), log_weight.softmax(0)
     family = torch.zeros_like(weight).index_add_(0, ancestor, weight)
     size = min(max(float(1 / (family**2).sum()), 1.0), float(particles))
-    drawn = _systematic(weight, n, seed, len(x))
-    return Filled(symbols[drawn], log_prob[drawn] - evidence, "smc", size, evidence)
+    chosen = _systematic(weight, n, seed, len(x))
+    return Filled(symbols[chosen], log_prob[chosen] - evidence, "smc", size, evidence)
 
 
 def _drawn(
-    model: SequenceModel, state: State, count: int, noise: Noise, warp: Warps
+    model: SequenceModel,
+    state: State,
+    count: int,
+    noise: Noise,
+    warp: Warps,
+    told: Told | None,
 ) -> tuple[State, Tensor, Tensor]:
     """Sample blanks: the state behind them, symbols [B, L, *E], their log-probability [B]."""
     symbols, nats = [], []
@@ -217,6 +292,8 @@ def _drawn(
         symbols.append(warp(law).sample(noise.at(state.pos(1))))
         nats.append(law.log_prob(symbols[-1]).double())
         state = model.extend(state, symbols[-1])
+        if told is not None:
+            told(state.lens[0])
     return state, torch.cat(symbols, 1), torch.cat(nats, 1).sum(1)
 
 
@@ -260,3 +337,11 @@ def _blanks(x: Tensor, known: Tensor) -> list[int]:
 
 def _each(warp: Warps | None, rows: int) -> Warps:
     return Warps.of(rows) if warp is None else warp.select([0] * rows)
+
+
+def _rows(cond: Condition | None, rows: int) -> Condition | None:
+    return None if cond is None else cond.select([0] * rows)
+
+
+def _told(progress: Callable[[int, int], None] | None, before: int, of: int) -> Told | None:
+    return None if progress is None else lambda done: progress(before + done, of)

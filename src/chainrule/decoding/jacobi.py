@@ -14,11 +14,19 @@ import torch
 from torch import Tensor
 
 from chainrule.core.decoder import Chunk, Decoder, Run
-from chainrule.core.model import Condition
+from chainrule.core.model import Condition, ReplayModel, SequenceModel
 from chainrule.decoding.strategy import Strategy, Target
 from chainrule.decoding.verify import Verify
 
 GUESSES = 4
+FREE = 64  # where they cost nothing
+
+
+def guesses_are_free(model: SequenceModel) -> bool:
+    """Whether a pass costs the same for any number of guesses: over a medium of one size, that of a
+    model without a cache does."""
+    space = model.space
+    return isinstance(model, ReplayModel) and space.max_len is not None and space.kind != "real"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +63,8 @@ class Jacobi(Strategy):
             raise ValueError(
                 "strategy jacobi gains nothing on real-valued symbols: no guess is ever hit exactly"
             )
-        return Verify(target.model, Jacobi(target.guesses or GUESSES))
+        usual = FREE if guesses_are_free(target.model) else GUESSES
+        return Verify(target.model, Jacobi(target.guesses or usual))
 
     def start(self, prompt: Sequence[Tensor], cond: Condition | None = None) -> Iterate:
         """Nothing is known yet."""

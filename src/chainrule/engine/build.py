@@ -33,6 +33,11 @@ _PART = 2**15  # values of a matrix that are rounded at a time: all of it may ta
 Rows = Callable[[p.Weight, int, int, DType], Tensor | Narrow]
 
 
+def flat(weight: p.Weight, rows: Tensor) -> Tensor:
+    """Rows of a weight's tensor as rows of its matrix."""
+    return rows.flatten(2).transpose(1, 2).flatten(1) if weight.taps else rows
+
+
 def rows_of(tensors: Mapping[str, Tensor]) -> Rows:
     """Rows of tensors in memory."""
 
@@ -48,8 +53,7 @@ def held(program: p.Program, dtype: Precision) -> dict[str, DType]:
     if not isinstance(dtype, str):
         found = {k: w for k, w in program.weights.items() if w.kind == "matrix"}
         return {name: dtype.get(weight.source, "bf16") for name, weight in found.items()}
-    every = (*program.ops, *program.head)
-    products = {op.weight for op in every if isinstance(op, p.Linear | p.Cell)}
+    products = {op.weight for op in program.every_op if isinstance(op, p.Linear | p.Cell)}
     wide: DType = dtype if dtype in ("f32", "bf16") else "bf16"
     return {
         name: dtype if name in products else wide
@@ -89,8 +93,9 @@ def build(program: p.Program, dtype: Precision, threads: int, rows: Rows, kept: 
         return size(program.weights[name], dtypes.get(name, "f32"))
 
     ops = tabled(program, weighs, make)
-    builder = Builder(program, dtype, threads, rows, kept, program.hidden, program.leaves)
-    return builder(ops, program.head)
+    parts = program.hidden, program.leaves, program.grid or ()
+    builder = Builder(program, dtype, threads, rows, kept, *parts)
+    return builder(ops, program.head, program.rows, program.pixels)
 
 
 class Builder:
@@ -105,25 +110,29 @@ class Builder:
         kept: Kept,
         hidden: str,
         leaves: Mapping[str, p.Leaf],
+        grid: Sequence[int] = (),
     ) -> None:
         self.program, self.dtype, self.rows = program, dtype, rows
         self.buffers = {k: i for i, k in enumerate(program.buffers)}
         self.leaves = {k: i for i, k in enumerate(leaves)}
         self.rates: dict[tuple[float, ...], int] = {}
+        self.plain: dict[str, int] = {}
         buffers = [
             [b.dim, i if b.of is None else self.buffers[b.of], b.first]
             for i, b in enumerate(program.buffers.values())
         ]
-        kinds = {"window": 0, "cache": 1, "fixed": 2}
+        kinds = {"window": 0, "cache": 1, "fixed": 2, "symbols": 3, "grid": 4}
         shapes = [[kinds[x.kind], x.dim, x.width] for x in leaves.values()]
         ends = self.buffers[hidden], self.buffers[program.logits]
         assert _native is not None
         self.machine = _native.ChainruleMachine(
-            buffers, shapes, *ends, program.size, KEPT.index(kept), threads
+            buffers, shapes, *ends, program.size, KEPT.index(kept), threads, grid
         )
 
-    def __call__(self, ops: Sequence[p.Op], head: Sequence[p.Op]) -> Any:
-        used = weights_of([*ops, *head])
+    def __call__(self, *parts: Sequence[p.Op]) -> Any:
+        """``parts``: ops, head, and of pictures rows and pixels."""
+        every = [op for part in parts for op in part]
+        used = weights_of([op for op in every if not isinstance(op, p.Near)])
         weights = {k: w for k, w in self.program.weights.items() if k in used}
         dtypes = {k: d for k, d in held(self.program, self.dtype).items() if k in used}
         self.weights = {  # all matrices before the first is filled: they share one piece of memory
@@ -137,10 +146,11 @@ class Builder:
             else:
                 self.weights[name] = self._weight(weight)
         self.machine.tighten(_TIGHT)
-        for op in ops:
-            self.machine.add_op(op.name, *self._arguments(op), False)
-        for op in head:
-            self.machine.add_op(op.name, *self._arguments(op), True)
+        numbered = [*enumerate(parts)]
+        for number, part in numbered[2:] + numbered[:2]:  # as they run
+            for op in part:
+                name = "place" if isinstance(op, p.Embed) and op.index is not None else op.name
+                self.machine.add_op(name, *self._arguments(op), number)
         return self.machine
 
     def _weight(self, weight: p.Weight) -> int:
@@ -158,7 +168,7 @@ class Builder:
         for first in range(0, height, step):
             count = min(step, height - first)
             part = self.rows(weight, first, count, dtype)
-            part = narrow(part, dtype) if isinstance(part, Tensor) else part
+            part = narrow(flat(weight, part), dtype) if isinstance(part, Tensor) else part
             assert part.dtype == dtype, f"stored as {part.dtype}"
             data = part.data.view(torch.int16) if dtype == "bf16" else part.data
             scale = torch.zeros(0) if part.scale is None else part.scale
@@ -168,13 +178,23 @@ class Builder:
                 index, first, count, data.contiguous().numpy(), scale.contiguous().numpy()
             )
 
+    def _plain(self, name: str) -> int:
+        """A matrix row by row as floats, of the values that it is held in."""
+        if name not in self.plain:
+            weight, dtype = self.program.weights[name], held(self.program, self.dtype)[name]
+            part = self.rows(weight, 0, weight.shape[0], dtype)
+            wide = (narrow(part, dtype) if isinstance(part, Tensor) else part).wide()
+            self.plain[name] = int(self.machine.add_vector(wide.flatten().contiguous().numpy()))
+        return self.plain[name]
+
     def _arguments(self, op: p.Op) -> tuple[list[int], float]:
         """The op's numbers, as native/machine.cpp reads them, and its one real number."""
         b, w, f = self.buffers, self.weights, p.FUNCTIONS.index
         out = b[op.out]
         match op:
-            case p.Embed(weight=weight, of=of):
-                return [out, w[weight], int(of == "position")], 0
+            case p.Embed(weight=weight, of=of, index=index):
+                last = int(of == "position") if index is None else w[index]
+                return [out, w[weight], last], 0
             case Table(made=made):
                 return [out, int(self.machine.add_vector(made.flatten().numpy()))], 0
             case p.Symbol():
@@ -210,6 +230,12 @@ class Builder:
                 return [out, b[x], self.leaves[state], p.CELLS.index(cell), *both], 0
             case p.Recent(x=x, state=state):
                 return [out, b[x], self.leaves[state]], 0
+            case p.Near(state=state, weight=weight, taps=taps):
+                every = [n for tap in taps for n in tap]
+                return [out, self.leaves[state], self._plain(weight), *every], 0
+            case p.Around(state=state, taps=taps, x=own):
+                every = [n for tap in taps for n in tap]
+                return [out, self.leaves[state], -1 if own is None else b[own], *every], 0
             case p.Backoff(x=x, contexts=c, grams=g, values=v, backoff=back):
                 return [out, b[x], w[c], w[g], w[v], w[back]], 0
         raise AssertionError(op)

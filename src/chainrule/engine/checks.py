@@ -10,8 +10,12 @@ from chainrule.core.config import bounded
 from chainrule.engine import program as p
 
 HEAD = (p.Linear, p.Bias, p.Add, p.Mul, p.Norm, p.Activate, p.Gate, p.Backoff)
+PICTURE = (
+    p.Near, p.Around, p.Linear, p.Bias, p.Add, p.Mul, p.Norm, p.Activate, p.Gate, p.Cross,
+)  # fmt: skip
 IN_PLACE = (p.Bias, p.Add, p.Mul, p.Activate)  # each value from its own place alone
 MOST_COLUMNS = 2**22  # of all buffers together: 2 GiB for 128 positions
+MOST_KEPT = 2**28  # values of all grids of a picture: 1 GiB
 TAKEN = ("hidden", "symbols")  # leaves that every state may have beside the program's
 
 
@@ -27,7 +31,7 @@ def check(program: p.Program) -> None:
         bounded("context", program.context, 2, p.WIDEST)
     for part in (program.buffers, program.weights, program.leaves):
         bounded("names in a program", len(part), 0, p.MOST_NAMES)
-    bounded("ops in a program", len(program.ops) + len(program.head), 1, p.MOST_OPS)
+    bounded("ops in a program", len(program.every_op), 1, p.MOST_OPS)
     for name, buffer in program.buffers.items():
         _buffer(program, name, buffer)
     whole = sum(buffer.dim for buffer in program.buffers.values() if buffer.of is None)
@@ -38,7 +42,10 @@ def check(program: p.Program) -> None:
         _leaf(name, leaf)
         if name in TAKEN or (leaf.kind == "fixed" and f"{name}_ok" in program.leaves):
             raise ValueError(f"leaf {name!r}: another leaf of the state has that name")
-    used: set[str] = set()
+    _grid(program, whole)
+    used: dict[str, str] = {}
+    _ops(program, program.rows, "rows op", set(), used, PICTURE)
+    _ops(program, program.pixels, "pixels op", set(), used, PICTURE)
     written = _ops(program, program.ops, "op", set(), used)
     if program.hidden not in written:
         raise ValueError(f"no op writes the hidden buffer {program.hidden!r}")
@@ -62,13 +69,33 @@ def check(program: p.Program) -> None:
     ends = [
         program.weights[op.weight].shape[0]
         for op in program.ops
-        if isinstance(op, p.Embed) and op.of == "position"
+        if isinstance(op, p.Embed) and op.of == "position" and op.index is None
     ]
     caches = any(leaf.kind == "cache" for leaf in program.leaves.values())
     if program.context and not caches:
         raise ValueError("a context that ends needs a cache to tell where a block began")
     if bool(ends) != bool(program.context) or any(n < program.context for n in ends):
         raise ValueError(f"context {program.context} is not what the positions have rows for")
+
+
+def _grid(program: p.Program, columns: int) -> None:
+    """Of pictures: their size, and leaves that know where a pixel lies."""
+    kinds = {name: leaf.kind for name, leaf in program.leaves.items()}
+    if program.grid is None:
+        if program.rows or program.pixels or {"symbols", "grid"} & {*kinds.values()}:
+            raise ValueError("rows, pixels and the leaves of pictures need a grid")
+        return
+    for name, size in zip(("height", "width", "channels"), program.grid, strict=True):
+        bounded(f"grid: {name}", size, 1, p.WIDEST)
+    bounded("grid: symbols", math.prod(program.grid), 1, p.WIDEST)
+    bounded("columns of a picture row", columns * program.grid[1], 0, 128 * MOST_COLUMNS)
+    for name, kind in kinds.items():
+        if kind in ("window", "cache"):
+            raise ValueError(f"leaf {name!r}: with a grid there is no {kind}")
+    kept = sum(leaf.dim for leaf in program.leaves.values() if leaf.kind == "grid")
+    bounded("values of all grids", kept * math.prod(program.grid[:2]), 0, MOST_KEPT)
+    if program.context or program.blank is not None:
+        raise ValueError("with a grid there is neither context nor blank")
 
 
 def _embeds(program: p.Program) -> list[p.Embed]:
@@ -96,6 +123,9 @@ def _weight(name: str, weight: p.Weight) -> None:
         bounded(f"weight {name!r}: size", size, 1, 2**40 if weight.kind == "table" else p.WIDEST)
     bounded(f"weight {name!r}: size", math.prod(weight.shape), 1, 2**40)
     bounded(f"weight {name!r}: first", weight.first, 0, 2**40)
+    bounded(f"weight {name!r}: taps", weight.taps, 0, p.WIDEST)
+    if weight.taps and (weight.kind != "matrix" or weight.shape[1] % weight.taps):
+        raise ValueError(f"weight {name!r}: {weight.taps} taps don't fit {weight.shape}")
 
 
 def _leaf(name: str, leaf: p.Leaf) -> None:
@@ -105,6 +135,8 @@ def _leaf(name: str, leaf: p.Leaf) -> None:
     bounded(f"leaf {name!r}: fill", leaf.fill, -p.WIDEST, p.WIDEST)
     if leaf.kind == "cache" and leaf.dim % leaf.width:
         raise ValueError(f"leaf {name!r}: {leaf.dim} is not a multiple of the width {leaf.width}")
+    if leaf.kind in ("symbols", "grid") and leaf.width != 1:
+        raise ValueError(f"leaf {name!r}: a {leaf.kind} has no width")
     if leaf.kind == "fixed" and leaf.dim % 2:
         raise ValueError(f"leaf {name!r}: keys and values need an even width, not {leaf.dim}")
 
@@ -114,15 +146,18 @@ def _ops(
     ops: tuple[p.Op, ...],
     what: str,
     written: set[str],
-    used: set[str],
+    used: dict[str, str],
     allowed: tuple[type[p.Op], ...] = (),
 ) -> set[str]:
-    """Every op in turn; returns the buffers that have been written."""
+    """Every op in turn; returns the buffers that have been written.
+
+    ``used``: of every leaf, what kind of op it belongs to.
+    """
     written = set(written)
     for i, op in enumerate(ops):
         where = f"{what} {i} ({op.name})"
         if allowed and not isinstance(op, allowed):
-            raise ValueError(f"{where}: it can't stand in the head")
+            raise ValueError(f"{where}: it can't stand in the {what.split()[0]}")
         _Checker(program, where, written, used).check(op)
         written.add(op.out)
     return written
@@ -131,7 +166,9 @@ def _ops(
 class _Checker:
     """One op in its place."""
 
-    def __init__(self, program: p.Program, where: str, written: set[str], used: set[str]) -> None:
+    def __init__(
+        self, program: p.Program, where: str, written: set[str], used: dict[str, str]
+    ) -> None:
         self.program, self.where, self.written, self.used = program, where, written, used
 
     def check(self, op: p.Op) -> None:
@@ -175,9 +212,9 @@ class _Checker:
         leaf: p.Leaf = _get(self.program.leaves, name, f"{self.where}: leaf")
         if leaf.kind != kind or leaf.dim != dim or (width is not None and leaf.width != width):
             self.fail(f"leaf {name!r} is a {leaf.kind} of {leaf.dim}, not a {kind} of {dim}")
-        if kind != "fixed" and name in self.used:
+        if kind in ("window", "cache") and name in self.used:
             self.fail(f"leaf {name!r} belongs to another op")
-        self.used.add(name)
+        self.used.setdefault(name, self.where.split()[0])
         return leaf
 
     # ---- one method an op, named after it ----
@@ -186,6 +223,10 @@ class _Checker:
         if op.of not in ("symbol", "position"):
             self.fail(f"it can't embed {op.of!r}")
         self.matrix(op.weight, None, dim)
+        if op.index is not None:
+            index = _get(self.program.weights, op.index, f"{self.where}: weight")
+            if op.of != "position" or index.kind != "table":
+                self.fail("an index is a table of positions")
 
     def _symbol(self, op: p.Symbol, dim: int) -> None:
         self.same(dim, 1, op.out)
@@ -298,6 +339,40 @@ class _Checker:
         contexts, grams, values, backoff = (t.shape[0] for t in tables)
         if values != grams or backoff != contexts + 1 or grams <= self.program.size:
             self.fail("its tables don't fit each other")
+
+    def _near(self, op: p.Near, dim: int) -> None:
+        self.leaf(op.state, "symbols", 1)
+        size = self.taps(op.taps) * self.channels()
+        if dim % size:
+            self.fail(f"{dim} columns can't be shared by {size} symbols")
+        self.matrix(op.weight, self.channels() * self.program.size, dim // size)
+
+    def _around(self, op: p.Around, dim: int) -> None:
+        count, writer = self.taps(op.taps), self.used.get(op.state)
+        if op.x is None and writer is None:
+            self.fail(f"no op before gives the leaf {op.state!r} its values")
+        if op.x is not None and (writer is not None or self.where.startswith("op")):
+            self.fail(f"one op in rows or pixels gives the leaf {op.state!r} its values")
+        leaf = self.leaf(op.state, "grid", dim // count)
+        self.same(dim, count * leaf.dim, op.out)
+        if op.x is not None:
+            self.same(self.read(op.x), leaf.dim, op.x)
+        ahead = self.used[op.state] == "rows"
+        if any(down == 0 and right > 0 for down, right in op.taps) and not ahead:
+            self.fail("a tap lies on a pixel to come")
+
+    def taps(self, taps: tuple[p.Tap, ...]) -> int:
+        """How many there are."""
+        bounded(f"{self.where}: number of taps", len(taps), 1, 2**16)
+        for down, right in taps:
+            bounded(f"{self.where}: tap", down, -p.WIDEST, 0)
+            bounded(f"{self.where}: tap", right, -p.WIDEST, p.WIDEST)
+        return len(taps)
+
+    def channels(self) -> int:
+        if self.program.grid is None:
+            self.fail("it needs a grid")
+        return self.program.grid[2]
 
 
 def _width(program: p.Program, name: str) -> int:

@@ -73,7 +73,9 @@ class Compiled(Lowered):
         self.kept_as: Kept = usual if cache == "auto" else cache
         self.backend = f"engine {self.precision}" + (f", {cache} cache" if cache != "auto" else "")
         macs = sum(w.shape[0] * w.shape[1] for w in program.weights.values() if w.kind == "matrix")
-        self.stretch_length = max(1, min(128, _STRETCH // max(1, macs)))
+        most = 128 if self.end is None else self.end
+        self.stretch_length = max(1, min(most, _STRETCH // max(1, macs)))
+        self.grown = [k for k in program.leaves if k in self.attends or k in self.grids]
         if rows is None:
             load(program, model.state_dict())  # refuses what doesn't fit, before it is packed
             rows = rows_of(model.state_dict())
@@ -253,9 +255,9 @@ class Compiled(Lowered):
         return torch.zeros(shape, dtype=torch.float32)
 
     def _cached(self, caches: Mapping[str, Grow], length: int) -> tuple[list[Any], list[Any]]:
-        """Slabs, and how much of every row stood there before ``length`` positions were claimed."""
-        slabs = [caches[k].slab.tensor.numpy() for k in self.attends]
-        return slabs, [[n - length for n in caches[k].lens] for k in self.attends]
+        """Slabs of what grows, and how much of every row was there before ``length`` positions."""
+        slabs = [caches[k].slab.tensor.numpy() for k in self.grown]
+        return slabs, [[n - length for n in caches[k].lens] for k in self.grown]
 
     def _remembered(self, fixed: Windows) -> tuple[list[Any], list[Any]]:
         return (

@@ -5,6 +5,7 @@ Shapes: B rows, L symbols in this call, R undoable tail, D width of a buffer, w 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +18,8 @@ from chainrule.core.distributions import Distribution
 from chainrule.core.model import Condition, SequenceModel
 from chainrule.core.noise import Noise
 from chainrule.core.state import Fixed, Grow, Leaf, State, Window
-from chainrule.engine.program import Attend, Backoff, Program
+from chainrule.engine.build import flat
+from chainrule.engine.program import Attend, Backoff, Embed, Program, Weight
 
 BLOCK = 512  # symbols taken in at a time
 FIRST = 64  # positions that a fresh cache has room for
@@ -36,20 +38,30 @@ def load(program: Program, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if weight.source not in tensors:
             raise ValueError(f"weight {name!r}: there is no tensor {weight.source!r}")
         whole, last = tensors[weight.source], weight.first + weight.shape[0]
-        same = whole.ndim == len(weight.shape) and whole.shape[1:] == weight.shape[1:]
-        if not same or len(whole) < last:
+        if not _fits(weight, tuple(whole.shape)) or len(whole) < last:
             shapes = f"{tuple(whole.shape)}, not {weight.shape} from row {weight.first}"
             raise ValueError(f"weight {name!r}: tensor {weight.source!r} is {shapes}")
-        found[name] = whole[weight.first : last].cpu()
+        found[name] = flat(weight, whole[weight.first : last].cpu())
         if weight.kind != "table" and not whole.is_floating_point():
             raise ValueError(f"weight {name!r}: tensor {weight.source!r} is {whole.dtype}")
-    for op in (*program.ops, *program.head):
+    for op in program.every_op:
+        if isinstance(op, Embed) and op.index is not None:
+            index, rows = found[op.index], program.weights[op.weight].shape[0]
+            if index.dtype != torch.int64 or int(index.min()) < 0 or int(index.max()) >= rows:
+                raise ValueError(f"the index {op.index!r} names other rows than 0 to {rows - 1}")
         if isinstance(op, Backoff):
             ints, reals = (op.contexts, op.grams), (op.values, op.backoff)
             kinds = [found[name].dtype for name in (*ints, *reals)]
             if kinds != [torch.int64] * 2 + [torch.float64] * 2:
                 raise ValueError(f"an n-gram's {ints} are int64, its {reals} float64: not {kinds}")
     return found
+
+
+def _fits(weight: Weight, shape: tuple[int, ...]) -> bool:
+    if not weight.taps:
+        return len(shape) == len(weight.shape) and shape[1:] == weight.shape[1:]
+    inputs = weight.shape[1] // weight.taps
+    return len(shape) > 2 and shape[1] == inputs and math.prod(shape[2:]) == weight.taps
 
 
 class Lowered(SequenceModel):
@@ -73,7 +85,10 @@ class Lowered(SequenceModel):
             raise ValueError(f"a program of {program.size} symbols for {model.space.size}")
         self.windows = [k for k, v in program.leaves.items() if v.kind == "window"]
         self.fixed = [k for k, v in program.leaves.items() if v.kind == "fixed"]
-        self.attends = {op.cache: op for op in program.ops if isinstance(op, Attend)}
+        attends = {op.cache: op for op in program.ops if isinstance(op, Attend)}
+        self.attends = {k: attends[k] for k in program.leaves if k in attends}
+        self.grids = [k for k, v in program.leaves.items() if v.kind in ("symbols", "grid")]
+        self.end = math.prod(program.grid) if program.grid else None  # symbols of a picture
 
     # ---- what runs it ----
 
@@ -96,7 +111,8 @@ class Lowered(SequenceModel):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Consume x [B, L], whose first symbols stand at ``pos``.
 
-        ``caches`` have been claimed already: their newest L positions are to be written.
+        ``caches``, and what is kept of pictures, have been claimed already: their newest L
+        positions are to be written.
         ``windows`` [B, w, D] hold the values before x. Returns the hidden [B, L, D] and the
         windows' new values [B, L, D].
         """
@@ -119,14 +135,17 @@ class Lowered(SequenceModel):
                 leaves |= {name: leaf, f"{name}_ok": ok}
         else:
             self.check(batch, cond)
-        begun = self._open(torch.zeros(batch if self.fixed else 1, 0, dtype=torch.int64), leaves)
+        alone = bool(self.fixed or self.grids)  # each row by itself; else all are the first
+        begun = self._open(torch.zeros(batch if alone else 1, 0, dtype=torch.int64), leaves)
         if self.program.context:
             blank = torch.zeros(len(begun.lens), dtype=torch.int64)
             symbols = Window.full(blank, self.program.context)
             begun = State(begun.lens, {**begun.leaves, "symbols": symbols}, 0, self.backend)
-        return begun if self.fixed else begun.select([0] * batch)
+        return begun if alone else begun.select([0] * batch)
 
     def extend(self, state: State, x: Tensor, tail: int = 0) -> State:
+        if self.end is not None and max(state.lens) + x.shape[1] > self.end:
+            raise ValueError(f"a picture has {self.end} symbols and no more")
         done = 0
         while done < x.shape[1]:
             rooms = self.rooms(state)
@@ -153,7 +172,7 @@ class Lowered(SequenceModel):
     # ---- pieces ----
 
     def claim(self, state: State, length: int) -> dict[str, Grow]:
-        """Caches with ``length`` more positions, without what no query will see again."""
+        """What grows, with ``length`` more positions; caches without what no query will see."""
         caches = {}
         for name, op in self.attends.items():
             cache = state.grow(name)
@@ -161,13 +180,25 @@ class Lowered(SequenceModel):
             if longest >= op.sinks + 2 * recent and longest + length > cache.capacity:
                 cache = self.compact(name, cache, op.sinks, recent)
             caches[name] = cache.claim(length)
-        return caches
+        return caches | {name: state.grow(name).claim(length) for name in self.grids}
 
     def positions(self, state: State) -> list[int]:
         """Where the next symbol of every row stands; the start symbol stood at 0."""
         if self.program.context:
             return list(state.grow(next(iter(self.attends))).lens)
         return [n + 1 for n in state.lens]
+
+    def kept_grid(self, name: str, rows: int) -> Grow:
+        """What is kept of a picture, with room for all of it: nothing is read before it is written.
+
+        An entry is a symbol, the start symbol the first, or a pixel, all of whose positions it has.
+        """
+        leaf, grid = self.program.leaves[name], self.program.grid
+        assert grid is not None and self.end is not None
+        if leaf.kind == "symbols":
+            return Grow.empty(torch.empty(rows, self.end + 1, dtype=torch.int64), 1)
+        pixels = torch.empty(rows, grid[0] * grid[1] + 1, leaf.dim, dtype=self.dtype)
+        return Grow.empty(pixels, 1, grid[2])
 
     def _within(self, state: State, x: Tensor, tail: int) -> State:
         length, kept = x.shape[1], state.kept(x.shape[1], tail)
@@ -188,6 +219,7 @@ class Lowered(SequenceModel):
         begin = torch.full((rows, 1), self.program.begin, dtype=torch.int64)
         x = torch.cat([begin, x], 1)
         caches = {name: self.cache(name, rows).claim(x.shape[1]) for name in self.attends}
+        caches |= {name: self.kept_grid(name, rows).claim(x.shape[1]) for name in self.grids}
         hidden, new = self.run(x, [0] * rows, caches, *self.kept(leaves))
         for name, values in new.items():
             window = leaves[name]
@@ -215,6 +247,8 @@ class Lowered(SequenceModel):
 
     def rooms(self, state: State) -> list[int]:
         """How many symbols each row can take before its block ends."""
+        if self.end is not None:
+            return [self.end - n for n in state.lens]
         if not self.program.context:
             return [2**31] * len(state.lens)
         return blocks.rooms(self.positions(state), state.lens, self.program.context)

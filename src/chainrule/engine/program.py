@@ -1,9 +1,9 @@
 """Program: one step of a model as a flat list of typed ops over named buffers.
 
 A model's ``lower()`` writes it, ``reference.py`` runs it in torch, the compiled engine runs it
-fast. It knows no architecture; a new one lowers to these ops.
-Shapes: B rows, L symbols in this call, D width of a buffer ([B, L, D], float32), H heads,
-G key-value heads, K head width, S source length, V alphabet size, w values of a window.
+fast. It knows no architecture; a new one lowers to the ops of ``ops.py``, which this module hands
+out too.
+Shapes: V alphabet size; of pictures H height, W width, C channels, T = H · W · C symbols.
 """
 
 from __future__ import annotations
@@ -11,261 +11,49 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any
 
 from chainrule.core.config import bounded, from_dict, to_dict
+from chainrule.engine.ops import (
+    CELLS,
+    FUNCTIONS,
+    OPS,
+    Activate,
+    Add,
+    Around,
+    Attend,
+    Backoff,
+    Bias,
+    Buffer,
+    Cell,
+    CellKind,
+    Cross,
+    Embed,
+    Function,
+    Gate,
+    Leaf,
+    Linear,
+    Mul,
+    Near,
+    Norm,
+    Op,
+    Recent,
+    Rope,
+    Symbol,
+    Tap,
+    Wave,
+    Weight,
+)
+
+__all__ = [
+    "CELLS", "FUNCTIONS", "MOST_NAMES", "MOST_OPS", "OPS", "WIDEST", "Activate", "Add", "Around",
+    "Attend", "Backoff", "Bias", "Buffer", "Cell", "CellKind", "Cross", "Embed", "Function", "Gate",
+    "Leaf", "Linear", "Mul", "Near", "Norm", "Op", "Program", "Recent", "Rope", "Symbol", "Tap",
+    "Wave", "Weight",
+]  # fmt: skip
 
 WIDEST, MOST_OPS, MOST_NAMES = 2**24, 2**16, 2**16  # bounds on what comes from outside
-
-Function = Literal["relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh"]
-FUNCTIONS: tuple[str, ...] = get_args(Function)
-CellKind = Literal["tanh", "lstm", "gru", "mingru"]
-CELLS: tuple[str, ...] = get_args(CellKind)
-
-
-# ---- what ops read and write ----
-
-
-@dataclass(frozen=True)
-class Buffer:
-    """[B, L, dim]; with ``of``, a view of that buffer's columns from ``first`` on."""
-
-    dim: int
-    of: str | None = None
-    first: int = 0
-
-
-@dataclass(frozen=True)
-class Weight:
-    """Rows ``first`` to ``first + shape[0]`` of the model's tensor ``source``.
-
-    ``kind``: a matrix [out, in] is what dtypes narrow; a vector stays float32; a table keeps the
-    type it has.
-    """
-
-    source: str
-    shape: tuple[int, ...]
-    first: int = 0
-    kind: Literal["matrix", "vector", "table"] = "matrix"
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """What is remembered between calls.
-
-    ``kind``: a window of the last ``width`` values [B, width, dim], all ``fill`` at first; a cache
-    of keys and values, ``dim`` = G heads × ``width`` K each; or fixed memory [B, S, dim], its
-    first half keys and its second values, whose leaf ``dim_ok`` bool [B, S] tells the padding.
-    """
-
-    kind: Literal["window", "cache", "fixed"]
-    dim: int
-    width: int = 1
-    fill: float = 0.0
-
-
-# ---- ops ----
-
-
-@dataclass(frozen=True)
-class Op:
-    """``out`` is the buffer that it writes."""
-
-    name: ClassVar[str] = ""
-    out: str
-
-
-@dataclass(frozen=True)
-class Embed(Op):
-    """A row of ``weight`` [V, D]: the symbol's, or the position's."""
-
-    name = "embed"
-    weight: str
-    of: Literal["symbol", "position"] = "symbol"
-
-
-@dataclass(frozen=True)
-class Symbol(Op):
-    """The symbol itself as a number [1]."""
-
-    name = "symbol"
-
-
-@dataclass(frozen=True)
-class Wave(Op):
-    """sin(rate · position + phase), the sinusoidal code of a position [D]."""
-
-    name = "wave"
-    rate: str
-    phase: str
-
-
-@dataclass(frozen=True)
-class Linear(Op):
-    """x @ weight.T + bias."""
-
-    name = "linear"
-    x: str
-    weight: str
-    bias: str | None = None
-
-
-@dataclass(frozen=True)
-class Bias(Op):
-    """x + weight."""
-
-    name = "bias"
-    x: str
-    weight: str
-
-
-@dataclass(frozen=True)
-class Add(Op):
-    """a + b."""
-
-    name = "add"
-    a: str
-    b: str
-
-
-@dataclass(frozen=True)
-class Mul(Op):
-    """a · b."""
-
-    name = "mul"
-    a: str
-    b: str
-
-
-@dataclass(frozen=True)
-class Norm(Op):
-    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang & Sennrich 2019).
-
-    With ``width`` > 0, each head of that many columns by itself, all with one weight [width].
-    """
-
-    name = "norm"
-    x: str
-    weight: str
-    bias: str | None = None
-    kind: Literal["layer", "rms"] = "rms"
-    epsilon: float = 1e-5
-    width: int = 0
-
-
-@dataclass(frozen=True)
-class Activate(Op):
-    """f(x)."""
-
-    name = "activate"
-    x: str
-    kind: Function
-
-
-@dataclass(frozen=True)
-class Gate(Op):
-    """f(x's first half) · x's second half: a gated linear unit (Shazeer 2020)."""
-
-    name = "gate"
-    x: str
-    kind: Function = "silu"
-
-
-@dataclass(frozen=True)
-class Rope(Op):
-    """Pairs (i, i + K / 2) of every head turned by their position (Su et al. 2021).
-
-    With ``limit`` > 0, positions count up to ``limit`` and no farther. ``rates``: radians per
-    position of each of the K / 2 pairs, float64; base^(-2 i / K) where there are none. ``scale``
-    times cos and sin: the attention factor of YaRN (Peng et al. 2023).
-    """
-
-    name = "rope"
-    x: str
-    width: int
-    base: float = 10000.0
-    limit: int = 0
-    rates: tuple[float, ...] = ()
-    scale: float = 1.0
-
-    def turns(self) -> tuple[float, ...]:
-        """Radians per position of every pair [K / 2]."""
-        every = range(0, self.width, 2)
-        return self.rates or tuple(self.base ** (-float(i) / self.width) for i in every)
-
-
-@dataclass(frozen=True)
-class Attend(Op):
-    """k and v join the cache; q sees the ``window`` newest keys, its own included, and the sinks.
-
-    Once keys between the first ``sinks`` and the window are out of sight, it turns towards the
-    sinks with ``edge`` instead of q, where that is given.
-    """
-
-    name = "attend"
-    q: str
-    k: str
-    v: str
-    cache: str
-    heads: int
-    window: int
-    sinks: int = 0
-    edge: str | None = None
-
-
-@dataclass(frozen=True)
-class Cross(Op):
-    """q looks at the fixed memory of its row."""
-
-    name = "cross"
-    q: str
-    memory: str
-    heads: int
-
-
-@dataclass(frozen=True)
-class Cell(Op):
-    """A recurrent cell: x holds what its input adds to the gates, in torch's order.
-
-    Its state is its hidden vector [D], after the cell vector for an lstm [2 D].
-    """
-
-    name = "cell"
-    x: str
-    state: str
-    kind: CellKind
-    weight: str | None = None
-    bias: str | None = None
-
-
-@dataclass(frozen=True)
-class Recent(Op):
-    """x joins the window; out has all of its values, the oldest first [w · D]."""
-
-    name = "recent"
-    x: str
-    state: str
-
-
-@dataclass(frozen=True)
-class Backoff(Op):
-    """log p of an n-gram from its last n - 1 symbols; tables as ``models/ngram.py`` has them."""
-
-    name = "backoff"
-    x: str
-    contexts: str
-    grams: str
-    values: str
-    backoff: str
-
-
-OPS: dict[str, type[Op]] = {
-    kind.name: kind
-    for kind in (
-        Embed, Symbol, Wave, Linear, Bias, Add, Mul, Norm, Activate, Gate, Rope, Attend, Cross,
-        Cell, Recent, Backoff,
-    )
-}  # fmt: skip
+PARTS = ("ops", "head", "rows", "pixels")
 
 
 @dataclass(frozen=True)
@@ -278,6 +66,11 @@ class Program:
         context: positions that ``of="position"`` has rows for; 0 without an end. Beyond it a
             new block begins each context // 2 symbols, as ``Transformer`` has it.
         ops: from a symbol to the buffer ``hidden``; head: from there to ``logits``.
+        grid: H, W and C of pictures in raster order, channel by channel. Position p predicts
+            symbol p, a channel of pixel p // C, and has consumed p symbols.
+        rows: run before the first symbol of every picture row, for its W pixels at once.
+        pixels: run before the first symbol of every pixel, and after ``rows``. A buffer belongs to
+            the part that writes it; leaves bring what another part or pixel needs.
     """
 
     size: int
@@ -291,16 +84,24 @@ class Program:
     logits: str = "logits"
     context: int = 0
     blank: int | None = None
+    grid: tuple[int, int, int] | None = None
+    rows: tuple[Op, ...] = ()
+    pixels: tuple[Op, ...] = ()
 
     def __post_init__(self) -> None:
         from chainrule.engine.checks import check
 
         check(self)
 
+    @property
+    def every_op(self) -> tuple[Op, ...]:
+        """Of all parts, in the order in which they run."""
+        return (*self.rows, *self.pixels, *self.ops, *self.head)
+
     def to_json(self) -> dict[str, Any]:
         """JSON values; ``from_json`` reads them back."""
         data = to_dict(self)
-        for part in ("ops", "head"):
+        for part in PARTS:
             ops = getattr(self, part)
             data[part] = [{"op": op.name, **to_dict(op)} for op in ops]
         for part in ("buffers", "weights", "leaves"):
@@ -336,8 +137,8 @@ def _from_json(data: Any, where: str) -> Program:
         bounded(f"{where}: number of {part}", len(named), 0, MOST_NAMES)
         read: Callable[..., Any] = from_dict
         data[part] = {k: read(kind, v, f"{where}: {part} {k!r}") for k, v in named.items()}
-    for part in ("ops", "head"):
-        ops = data.get(part)
+    for part in PARTS:
+        ops = data.get(part, [] if part in ("rows", "pixels") else None)
         if not isinstance(ops, list):
             raise ValueError(f"{where}: {part!r} must be a list")
         bounded(f"{where}: number of {part}", len(ops), 0, MOST_OPS)
@@ -360,9 +161,12 @@ class _Read:
     logits: str = "logits"
     context: int = 0
     blank: int | None = None
+    grid: tuple[int, int, int] | None = None
+    rows: Any = ()
+    pixels: Any = ()
 
     def program(self, where: str) -> Program:
-        values = {**vars(self), "ops": tuple(self.ops), "head": tuple(self.head)}
+        values = {**vars(self), **{part: tuple(getattr(self, part)) for part in PARTS}}
         try:
             return Program(**values)
         except ValueError as error:

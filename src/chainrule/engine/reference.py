@@ -1,13 +1,15 @@
 """Reference: any Program in torch, slow and obvious. In float64 it is the oracle of the engine.
 
 Shapes: B rows, L symbols in this call, R undoable tail, D width of a buffer, w values of a window,
-H heads, G key-value heads, K head width, S keys, V alphabet size, C contexts of an n-gram.
+H heads, G key-value heads, K head width, S keys, V alphabet size, C contexts of an n-gram; of
+pictures n pixels, k taps, C channels, E width of an embedding.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -77,10 +79,44 @@ class Reference(Lowered):
         windows: Windows,
         fixed: Windows,
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.program.grid is not None:
+            alone = []
+            for b, symbols in enumerate(x.tolist()):
+                kept = {name: grown.slab.tensor[b] for name, grown in caches.items()}
+                told = {name: values[b : b + 1] for name, values in fixed.items()}
+                alone.append(self._picture(symbols, pos[b], kept, told))
+            return torch.cat(alone), {}
         pos_BL = torch.tensor(pos, dtype=torch.int64)[:, None] + torch.arange(x.shape[1])
         call = _Call(self, x, pos_BL, caches, windows, fixed)
         call.run(self.program.ops)
         return call.read(self.program.hidden), call.new
+
+    def _picture(
+        self, symbols: Sequence[int], begin: int, kept: Mapping[str, Tensor], fixed: Windows
+    ) -> Tensor:
+        """The hidden [1, L, D] of one picture's symbols, which stand at ``begin`` and behind."""
+        program, hidden = self.program, []
+        assert program.grid is not None
+        height, width, channels = program.grid
+        for position, symbol in enumerate(symbols, begin):
+            for name, leaf in program.leaves.items():
+                if leaf.kind == "symbols":
+                    kept[name][position] = symbol
+            pixel = position // channels
+            if pixel < height * width and position % channels == 0:
+                if pixel % width == 0:
+                    place = _Place(kept, range(pixel, pixel + width), position)
+                    self._part(program.rows, symbol, place, fixed)
+                self._part(program.pixels, symbol, _Place(kept, [pixel], position), fixed)
+            place = _Place(kept, [min(pixel, height * width - 1)], position)
+            hidden.append(self._part(program.ops, symbol, place, fixed).read(program.hidden))
+        return torch.cat(hidden, 1)
+
+    def _part(self, ops: Sequence[p.Op], symbol: int, place: _Place, fixed: Windows) -> _Call:
+        one, pos = torch.tensor([[symbol]]), torch.tensor([[place.consumed]])
+        call = _Call(self, one, pos, {}, {}, fixed, place)
+        call.run(ops)
+        return call
 
     def law(self, hidden: Tensor) -> Categorical:
         nothing = hidden.new_zeros(hidden.shape[:2], dtype=torch.int64)
@@ -91,6 +127,15 @@ class Reference(Lowered):
         last = [op for op in self.program.head if op.out == self.program.logits][-1:]
         normalised = any(isinstance(op, p.Backoff) for op in last)
         return Categorical.normalised(logits) if normalised else Categorical(logits)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in a picture a call stands: at these pixels [n], so many symbols being consumed."""
+
+    kept: Mapping[str, Tensor]
+    pixels: Sequence[int]
+    consumed: int
 
 
 class _Call:
@@ -104,8 +149,9 @@ class _Call:
         caches: Mapping[str, Grow],
         windows: Windows,
         fixed: Windows,
+        place: _Place | None = None,
     ) -> None:
-        self.program, self.dtype = reference.program, reference.dtype
+        self.program, self.dtype, self.place = reference.program, reference.dtype, place
         self.weights, self.rounds = reference.weights, reference.rounds
         self.x_BL, self.pos_BL = x_BL, pos_BL
         self.caches, self.windows, self.fixed = caches, windows, fixed
@@ -128,7 +174,11 @@ class _Call:
     # ---- from symbols and positions ----
 
     def _embed(self, op: p.Embed) -> Tensor:
-        return self.weights[op.weight][self.x_BL if op.of == "symbol" else self.pos_BL]
+        row = self.x_BL if op.of == "symbol" else self.pos_BL
+        if op.index is not None:
+            index = self.weights[op.index]
+            row = index[row.clamp_max(len(index) - 1)]
+        return self.weights[op.weight][row]
 
     def _symbol(self, op: p.Symbol) -> Tensor:
         return self.x_BL[..., None].to(self.dtype)
@@ -137,6 +187,41 @@ class _Call:
         # In float64, as rotary angles: positions far out keep their differences.
         rate, phase = self.weights[op.rate].double(), self.weights[op.phase].double()
         return torch.sin(rate * self.pos_BL[..., None] + phase).to(self.dtype)
+
+    # ---- of pictures ----
+
+    def _near(self, op: p.Near) -> Tensor:
+        place, table, size = self.place, self.weights[op.weight], self.program.size
+        assert place is not None and self.program.grid is not None
+        channels, symbols = self.program.grid[2], place.kept[op.state]
+        many = len(place.pixels), len(op.taps), channels
+        out_nkCE = torch.zeros(*many, table.shape[1], dtype=self.dtype)
+        for i, k, other in self._others(op.taps):
+            for c in range(channels):
+                number = other * channels + c
+                if number < place.consumed:  # behind the start symbol
+                    out_nkCE[i, k, c] = table[c * size + symbols[number + 1]]
+        return out_nkCE.flatten(1)[None]
+
+    def _around(self, op: p.Around) -> Tensor:
+        assert self.place is not None
+        values, pixels = self.place.kept[op.state], self.place.pixels
+        if op.x is not None:
+            values[pixels[0] : pixels[-1] + 1] = self.read(op.x)[0]
+        out_nkD = torch.zeros(len(pixels), len(op.taps), values.shape[-1], dtype=self.dtype)
+        for i, k, other in self._others(op.taps):
+            out_nkD[i, k] = values[other]
+        return out_nkD.flatten(1)[None]
+
+    def _others(self, taps: Sequence[p.Tap]) -> Iterator[tuple[int, int, int]]:
+        """Of every pixel and tap the pixel that lies there, unless it lies outside."""
+        assert self.place is not None and self.program.grid is not None
+        height, width, _ = self.program.grid
+        for i, pixel in enumerate(self.place.pixels):
+            for k, (down, right) in enumerate(taps):
+                row, column = pixel // width + down, pixel % width + right
+                if 0 <= row < height and 0 <= column < width:
+                    yield i, k, row * width + column
 
     # ---- from each position to the same ----
 

@@ -18,7 +18,9 @@ from chainrule.engine import program as p
 _ALONE = (p.Linear, p.Bias, p.Add, p.Mul, p.Norm, p.Activate, p.Gate)
 _MOST = 64  # ops that are looked at: the sets of those behind them grow with the square
 _READS = ("x", "a", "b", "q", "k", "v", "edge")
-_WEIGHTS = ("weight", "bias", "rate", "phase", "contexts", "grams", "values", "backoff")
+_WEIGHTS = (
+    "weight", "bias", "rate", "phase", "contexts", "grams", "values", "backoff", "index",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,7 @@ def tabled(
         stay = _stay(program, needs, read - chosen.keys())
         without = _stay(program, needs, read - chosen.keys() - {last})
         gone = weights_of([program.ops[i] for i in stay]) - weights_of(
-            [*(program.ops[i] for i in without), *program.head]
+            [*(program.ops[i] for i in without), *program.head, *program.rows, *program.pixels]
         )
         behind = (program.ops[i] for i in needs[last])
         rows = min(program.weights[e.weight].shape[0] for e in behind if isinstance(e, p.Embed))

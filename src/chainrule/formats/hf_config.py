@@ -243,6 +243,8 @@ def architecture_of(config: TransformerConfig, imported: str = "") -> str:
     Raises:
         ValueError: no class is like it.
     """
+    if config.space.grid is not None or config.labels:
+        raise ValueError("no model elsewhere has the places and labels of pictures")
     if config.layout == "gpt2":
         return "GPT2LMHeadModel"
     if config.qk_norm and config.qkv_bias:

@@ -29,14 +29,16 @@ class MaskedTransformer(MaskedModel):
 
     def __init__(self, model: Transformer) -> None:
         super().__init__()
-        self.model, self.space = model, model.space
+        self.model, self.space, self.reads = model, model.space, model.reads
         self.unknown = len(model.embedding.weight) - 1
 
     def forward(self, x: Tensor, known: Tensor, cond: Condition | None = None) -> Distribution:
-        self.model.check(len(x), cond)
-        return self.model.law(self._hidden(x, known)[:, 1:])
+        cond = self.model.check(len(x), cond)
+        return self.model.law(self._hidden(x, known, cond)[:, 1:])
 
-    def taught(self, x: Tensor, copies: Sequence[range], known: Tensor) -> Distribution:
+    def taught(
+        self, x: Tensor, copies: Sequence[range], known: Tensor, cond: Condition | None = None
+    ) -> Distribution:
         """For training: the next-symbol laws of x [B, T], then the laws of C copied places.
 
         A copy is a run of places of x, seen both ways behind the causal prefix that precedes it;
@@ -60,7 +62,7 @@ class MaskedTransformer(MaskedModel):
         unseen[length:, :length] = first[:, None] < pos  # input p holds the symbol at place p - 1
         unseen[length:, length:] = owner[:, None] != owner
         pos = torch.cat([pos, place + 1])
-        return model.law(self._run(inputs, pos, unseen))
+        return model.law(self._run(inputs, pos, unseen, cond))
 
     def fill(self, state: State, x: Tensor, known: Tensor) -> Distribution:
         model = self.model
@@ -75,23 +77,23 @@ class MaskedTransformer(MaskedModel):
     def rooms(self, state: State) -> list[int]:
         return self.model.rooms(state)
 
-    def _hidden(self, x: Tensor, known: Tensor) -> Tensor:
+    def _hidden(self, x: Tensor, known: Tensor, cond: Condition) -> Tensor:
         """What the head reads at the start symbol and at every place: [B, T + 1, D]."""
         self._check(x.shape[1])
         model = self.model
         inputs = F.pad(x.masked_fill(~known, self.unknown), (1, 0), value=model.begin)
         both = F.pad(~_leading(known), (1, 0))
         pos = torch.arange(inputs.shape[1], device=x.device)
-        return self._run(inputs, pos, (pos[:, None] < pos) & ~both[..., None])
+        return self._run(inputs, pos, (pos[:, None] < pos) & ~both[..., None], cond)
 
     def _check(self, length: int) -> None:
         most = self.model.config.context - 1
         if length > most:
             raise ValueError(f"{length} symbols with blanks: the context has room for {most}")
 
-    def _run(self, inputs: Tensor, pos: Tensor, unseen: Tensor) -> Tensor:
+    def _run(self, inputs: Tensor, pos: Tensor, unseen: Tensor, cond: Condition | None) -> Tensor:
         model = self.model
-        out = model.dropout(model.embed(inputs, pos))
+        out = model.dropout(model.embed(inputs, pos, cond))
         angles = model.angles(pos, out)
         for layer in model.stack():
             out = layer(out, angles, unseen)

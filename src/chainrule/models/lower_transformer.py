@@ -7,11 +7,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chainrule.core.state import Fixed, Leaf
 from chainrule.engine import program as p
 from chainrule.nn.rope import rates
 
 if TYPE_CHECKING:
     from chainrule.models.transformer import Transformer
+
+
+def memory(label_BD: Tensor) -> dict[str, Leaf]:
+    """The vector of a row's label as fixed memory of one entry; its key, 0, meets no other."""
+    both = F.pad(label_BD[:, None], (label_BD.shape[1], 0))
+    ok = torch.ones(both.shape[:2], dtype=torch.bool, device=both.device)
+    return {"label": Fixed(both), "label_ok": Fixed(ok)}
 
 
 def lower(model: Transformer) -> p.Program:
@@ -37,7 +49,7 @@ def lower(model: Transformer) -> p.Program:
         "logits": p.Buffer(size),
     }
     weights = {"embedding": p.Weight("embedding.weight", (rows, dim))}
-    leaves = {}
+    leaves: dict[str, p.Leaf] = {}
     ops: list[p.Op] = [p.Embed("x", "embedding")]
 
     def weight(name: str, *shape: int) -> str:
@@ -74,6 +86,16 @@ def lower(model: Transformer) -> p.Program:
         buffers["place"] = p.Buffer(dim)
         place = weight("position.weight", config.context, dim)
         ops += [p.Embed("place", place, "position"), p.Add("x", "x", "place")]
+    if model.places is not None:
+        buffers["place"], table = p.Buffer(dim), model.places.table.weight
+        weights["places"] = p.Weight("places.table.weight", tuple(table.shape))
+        axes, length = model.places.rows().shape
+        for i in range(axes):
+            weights[f"row.{i}"] = p.Weight("places.index", (length,), i * length, kind="table")
+            ops += [p.Embed("place", "places", "position", f"row.{i}"), p.Add("x", "x", "place")]
+    if model.labels is not None:
+        leaves["label"], buffers["told"] = p.Leaf("fixed", 2 * dim), p.Buffer(dim)
+        ops += [p.Cross("told", "x", "label", heads=1), p.Add("x", "x", "told")]
     for i in range(config.num_layers):
         layer, cache = f"layers.{i}", f"cache.{i}"
         leaves[cache] = p.Leaf("cache", keys, width)

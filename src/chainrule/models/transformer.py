@@ -6,6 +6,7 @@ G key-value heads, K head width, C context, S keys, V alphabet size.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,22 +16,24 @@ from torch import Tensor, nn
 from chainrule.core import blocks
 from chainrule.core.distributions import Distribution
 from chainrule.core.model import Condition, SequenceModel
-from chainrule.core.noise import Noise, Positions
-from chainrule.core.state import Grow, State, Window
+from chainrule.core.noise import Noise
+from chainrule.core.state import Grow, Leaf, State, Window
 from chainrule.engine.program import Program
+from chainrule.models import guesses
 from chainrule.models.blanks import MaskedTransformer
-from chainrule.models.lower_transformer import lower
+from chainrule.models.lower_transformer import lower, memory
 from chainrule.models.transformer_config import TransformerConfig
 from chainrule.nn import attention
 from chainrule.nn.attention import Angles, rotate
 from chainrule.nn.block import Layer, Shape
 from chainrule.nn.heads import Ahead, LinearCategorical
+from chainrule.nn.labels import Labels
+from chainrule.nn.places import Places
 from chainrule.nn.rope import rates
 from chainrule.nn.scalars import UNKNOWN, Numbers, ScalarHead, Told, head_of
 
 FIRST = 16  # positions that a fresh cache has room for
 BLOCK = 1024  # symbols that a cache takes in at a time
-SPARSE = 4  # extra heads learn from one place in so many: they are small
 
 
 class Transformer(SequenceModel):
@@ -57,6 +60,12 @@ class Transformer(SequenceModel):
             self.told = Told(config.features, head is not None, config.dim)
             self.reads = self.told.reads
         self.position = nn.Embedding(config.context, config.dim) if self.learned else None
+        self.places: Places | None = None
+        if config.space.grid is not None and not self.learned:
+            self.places = Places(config.space.grid, config.space.order, config.dim)
+        self.labels = Labels(config.labels, config.dim) if config.labels else None
+        if self.labels is not None:
+            self.reads |= {"label"}
         shape = Shape(
             self.learned,
             config.dim,
@@ -158,7 +167,10 @@ class Transformer(SequenceModel):
     def start(self, batch: int, cond: Condition | None = None) -> State:
         cond = self.check(batch, cond)
         kv, hidden = self._open(torch.zeros(batch, 0, dtype=self.space.dtype), cond)
-        leaves = {"kv": kv, "hidden": Window(hidden, 1), **cond.leaves()}
+        leaves: dict[str, Leaf] = {"kv": kv, "hidden": Window(hidden, 1)}
+        leaves |= replace(cond, label=None).leaves()
+        if self.labels is not None:
+            leaves |= memory(self.labels(batch, cond))
         if self.learned:
             blank = torch.zeros(batch, dtype=torch.int64, device=hidden.device)
             leaves["symbols"] = Window.full(blank, self.config.context)
@@ -167,13 +179,13 @@ class Transformer(SequenceModel):
     def extend(self, state: State, x: Tensor, tail: int = 0) -> State:
         if self.learned:
             return self._extend_blocks(state, x, tail)
-        cond = Condition.of(state)
+        cond, label = Condition.of(state), self._label(state)
         for at in range(0, x.shape[1], BLOCK):
             piece = x[:, at : at + BLOCK]
             length = piece.shape[1]
             kept = state.kept(length, tail)
             kv = self._roomy(state.grow("kv"), length, state.tail)
-            kv, hidden = self._run(kv, piece, [n + 1 for n in state.lens], cond=cond)
+            kv, hidden = self._run(kv, piece, [n + 1 for n in state.lens], None, cond, label)
             state = state.push(length, tail, kv=kv, hidden=hidden[:, -1 - kept :])
         return state
 
@@ -183,16 +195,7 @@ class Transformer(SequenceModel):
     def guess_ahead(
         self, state: State, last: Tensor, n: int, noise: Noise, warp: Any
     ) -> Tensor | None:
-        if self.ahead is None:
-            return None
-        hidden, x = state.window("hidden")[:, -1:], last
-        guesses = []
-        for i in range(1, n + 1):
-            hidden = self.ahead(hidden, self.embedding(x))
-            at = Positions(tuple([length + i for length in state.lens]), 1)
-            x = warp(self.law(hidden)).sample(noise.at(at))
-            guesses.append(x)
-        return torch.cat(guesses, 1)
+        return guesses.by_heads(self, state, last, n, noise, warp)
 
     def ahead_log_prob(self, law: LinearCategorical, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the extra heads give the symbols behind every SPARSE-th place of x [B, T].
@@ -200,33 +203,12 @@ class Transformer(SequenceModel):
         Log-probabilities in nats [B, P, ahead] behind the places [P], from the next-symbol law of
         x. Only the heads get a gradient: the model learns as if they were not there.
         """
-        assert self.ahead is not None
-        places = torch.arange(0, max(0, x.shape[1] - self.config.ahead), SPARSE, device=x.device)
-        hidden, found = law.hidden.detach()[:, places], []
-        for i in range(1, self.config.ahead + 1):
-            symbol = self.embedding.weight.detach()[x[:, places + i - 1]]
-            hidden = self.ahead(hidden, symbol)
-            guess = self.law(hidden)
-            guess = LinearCategorical(hidden, guess.weight.detach(), guess.bias)
-            found.append(guess.log_prob(x[:, places + i]))
-        return torch.stack(found, -1), places
+        return guesses.heads_log_prob(self, law, x)
 
     def guess_block(
         self, state: State, last: Tensor, n: int, noise: Noise, warp: Any
     ) -> Tensor | None:
-        if not self.config.masked:
-            return None
-        n = min(n, self.room(state) - 1)
-        if n < 1:
-            return last[:, :0]
-        unknown = last.new_full((len(last), n), len(self.embedding.weight) - 1)
-        both = torch.ones(len(last), n + 1, dtype=torch.bool, device=last.device)
-        both[:, 0] = False  # its law is the causal one, so the first guess is right
-        hidden = self.behind(state, torch.cat([last, unknown], 1), both)
-        law = self.law(torch.cat([hidden[:, :1], hidden[:, 2:]], 1))
-        begin = Positions(tuple([k + 1 for k in state.lens]), n)
-        guess: Tensor = warp(law).sample(noise.at(begin))
-        return guess
+        return guesses.by_blanks(self, state, last, n, noise, warp)
 
     def room(self, state: State) -> int:
         """How many symbols ``behind`` can take."""
@@ -247,7 +229,11 @@ class Transformer(SequenceModel):
         """
         kv = state.grow("kv")
         pos = list(kv.lens) if self.learned else [n + 1 for n in state.lens]
-        return self._run(kv, inputs, pos, both)[1]
+        return self._run(kv, inputs, pos, both, label=self._label(state))[1]
+
+    def _label(self, state: State) -> Tensor | None:
+        """The vector of every row's label [B, 1, D], where they have any."""
+        return None if self.labels is None else state.fixed("label")[..., self.config.dim :]
 
     def _open(self, x: Tensor, cond: Condition | None = None) -> tuple[Grow, Tensor]:
         """A cache behind the start symbol and x [B, L], and the last hidden [B, 1, D]."""
@@ -273,12 +259,13 @@ class Transformer(SequenceModel):
         pos: list[int],
         both: Tensor | None = None,
         cond: Condition | None = None,
+        label: Tensor | None = None,
     ) -> tuple[Grow, Tensor]:
         """Consume inputs [B, L] that stand at ``pos``: the cache and the hidden [B, L, D]."""
         first, length, config = kv.lens, inputs.shape[1], self.config
         begin = torch.tensor(pos, device=inputs.device)[:, None]
         pos_BL = begin + torch.arange(length, device=inputs.device)
-        out = self.embed(inputs, pos_BL, cond)
+        out = self.embed(inputs, pos_BL, cond, label)
         angles = self.angles(pos_BL[:, None], out)
         beyond = max(pos) + length > config.context
         edge = self._edge(pos_BL[:, None], out) if beyond else None
@@ -359,12 +346,25 @@ class Transformer(SequenceModel):
             out = layer.join(out, attention.whole(q, k, v))
         return torch.stack(found)
 
-    def embed(self, inputs: Tensor, pos: Tensor, cond: Condition | None = None) -> Tensor:
-        """Inputs at their positions: [..., D]; an input predicts the symbol at its position."""
+    def embed(
+        self,
+        inputs: Tensor,
+        pos: Tensor,
+        cond: Condition | None = None,
+        label: Tensor | None = None,
+    ) -> Tensor:
+        """Inputs at their positions: [..., D]; an input predicts the symbol at its position.
+
+        ``label`` [B, 1, D]: the vector of what ``cond`` says otherwise.
+        """
         cond, numbers = cond or Condition(), isinstance(self.embedding, Numbers)
         out: Tensor = self.embedding(inputs, cond.scale) if numbers else self.embedding(inputs)
         if self.told is not None:
             out = self.told(out, cond, pos.expand(inputs.shape))
+        if self.places is not None:
+            out = out + self.places(pos)
+        if self.labels is not None:
+            out = out + (self.labels(len(inputs), cond)[:, None] if label is None else label)
         return out if self.position is None else out + self.position(pos)
 
     def angles(self, pos: Tensor, like: Tensor) -> Angles:

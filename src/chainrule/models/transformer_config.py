@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from chainrule.core.config import bounded
@@ -21,6 +22,7 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "context": (2, 2**24),
     "ahead": (0, 64),
     "features": (0, 65536),
+    "labels": (0, 2**20),
 }
 REALS: dict[str, tuple[float, float]] = {
     "dropout": (0, 0.95),
@@ -34,6 +36,9 @@ SIZES = {"tiny": (2, 64, 2), "small": (4, 128, 4), "base": (6, 384, 6)}
 class TransformerConfig:
     """Shape of a transformer.
 
+    Of a picture (a space with a grid), llama's inputs also tell rows, columns and channels; see
+    ``nn.places``.
+
     Args:
         layout: llama (Touvron et al. 2023: RMSNorm, rotary positions, SwiGLU, grouped queries, no
             biases) or gpt2 (Radford et al. 2019: LayerNorm, learned positions, GELU, biases).
@@ -41,7 +46,9 @@ class TransformerConfig:
         hidden: width inside the feed-forward part.
         context: how many inputs a prediction looks at, the start symbol included. Beyond it, llama
             slides: the newest ``context - sinks`` and the first ``sinks`` inputs. gpt2 begins a
-            new block each ``context // 2`` symbols, with the other half of the context in it.
+            new block each ``context // 2`` symbols, with the other half of the context in it. Of
+            pictures, a context below their length, with no sinks, is the local attention in one
+            dimension of Parmar et al. 2018, "Image Transformer", sliding instead of in blocks.
         dropout: share of what is dropped from the embedding and from every branch, in training.
         gelu: exact (none) or by a hyperbolic tangent, as OpenAI's weights want it; of gpt2.
         tied: the embedding is the output weights too (Press & Wolf 2017).
@@ -53,6 +60,7 @@ class TransformerConfig:
         masked: trained on blanks too: the same weights fill them in (``Transformer.masked``).
         head: the law of symbols that are numbers; None: as suits them.
         features: numbers that ``Condition.steps`` has for each step.
+        labels: classes that ``Condition.label`` may name; of llama.
 
     Raises:
         ValueError: a size out of bounds, or sizes that don't fit each other.
@@ -81,12 +89,15 @@ class TransformerConfig:
     masked: bool = False
     head: HeadName | None = None
     features: int = 0
+    labels: int = 0
 
     def __post_init__(self) -> None:
         if (head_of(self.space, self.head) is not None or self.features) and (
             self.layout != "llama" or self.tied or self.ahead or self.masked
         ):
             raise ValueError("numbers, and features of steps, are for the plain llama layout")
+        if self.labels and self.layout != "llama":
+            raise ValueError("labels are for the llama layout: choose the model transformer")
         for name, bounds in (BOUNDS | REALS).items():
             if (value := getattr(self, name)) is not None:
                 bounded(name, value, *bounds)
@@ -119,11 +130,14 @@ class TransformerConfig:
 
 
 def transformer(space: Space, size: str = "small") -> TransformerConfig:
-    """The Llama layout."""
+    """The Llama layout; for pictures, with a context that holds all of one."""
     num_layers, dim, heads = SIZES[size]
-    return TransformerConfig(
+    config = TransformerConfig(
         space, "llama", num_layers, dim, heads, heads, hidden=-(-8 * dim // 3 // 32) * 32
     )
+    if space.grid is None:
+        return config
+    return replace(config, context=math.prod(space.grid) + 1, sinks=0)
 
 
 def gpt2(space: Space, size: str = "small") -> TransformerConfig:

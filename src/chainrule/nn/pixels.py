@@ -45,10 +45,10 @@ class PixelInput(nn.Module):
         self.each = 2 if levels == 2 else 4 if levels <= 16 else 8
         self.dim = self.channels * self.each
         self.table = nn.Embedding(self.channels * levels, self.each)
-        angle = math.pi * (torch.arange(levels) + 0.5) / levels
-        waves = torch.cos(angle[:, None] * torch.arange(self.each)) * 2**0.5
-        waves[:, 0] = 1
-        with torch.no_grad():
+        with torch.device("cpu"), torch.no_grad():  # elsewhere torch would import its compiler
+            angle = math.pi * (torch.arange(levels) + 0.5) / levels
+            waves = torch.cos(angle[:, None] * torch.arange(self.each)) * 2**0.5
+            waves[:, 0] = 1
             self.table.weight.copy_(waves.repeat(self.channels, 1))
         first = torch.arange(self.channels) * levels
         self.register_buffer("first", first, persistent=False)

@@ -118,6 +118,8 @@ class Corpus:
     description: str = ""
     source: Collection | None = None
 
+    unit = "byte"
+
     @property
     def symbols_per_unit(self) -> float:
         """Symbols a byte, of the training part."""
@@ -180,7 +182,7 @@ def collect(
         ValueError: what can't be read, or nothing but one symbol in it.
     """
     root = cache_folder(cache)
-    with _partial(root) as partial:
+    with partial_folder(root) as partial:
         ends, hashes, whole = array("q"), array("Q"), hashlib.blake2b(digest_size=16)
         check, seen, size, name = TextCheck(), set[int](), 0, ""
         hashed = hashlib.blake2b(digest_size=16)
@@ -282,7 +284,7 @@ def _encode(source: Collection, codec: TextCodec, folder: Path, progress: Progre
     size, eos = codec.space.size, codec.space.eos
     assert size is not None, "text symbols are finite"
     done, end = 0, np.array([] if eos is None else [eos])
-    with _partial(source.folder) as partial:
+    with partial_folder(source.folder) as partial:
         files = {k: SymbolFile(partial / k, size) for k in ("train", "held_out")}
         for part, ranges in (("train", source.split.train), ("held_out", source.split.held_out)):
             with files[part] as file:
@@ -334,7 +336,7 @@ def cache_folder(cache: Path | None = None) -> Path:
 
 
 @contextlib.contextmanager
-def _partial(folder: Path) -> Iterator[Path]:
+def partial_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder, gone at the end unless it was renamed."""
     path = folder / f"partial-{uuid.uuid4().hex}"
     path.mkdir()

@@ -2,7 +2,7 @@
 
 Two show the model a prefix in which some symbols are wrong and ask for the right one, so that it
 learns to go on from its own mistakes; ``hybrid`` also asks for what stood in blanks behind a
-prefix. Extra heads learn beside each of them.
+prefix. Extra heads learn beside each of them. ``any-order`` is of nets that know any places.
 Shapes: B rows, T sequence length, E event shape.
 """
 
@@ -17,13 +17,14 @@ from torch import Tensor
 
 from chainrule.core.config import bounded
 from chainrule.core.distributions import Distribution
-from chainrule.core.model import SequenceModel
+from chainrule.core.model import Condition, MaskedModel, SequenceModel
 from chainrule.core.noise import Noise, Positions
 from chainrule.core.objective import Batch, Objective
 
-OBJECTIVES = ("nll", "scheduled", "noise", "hybrid")
+OBJECTIVES = ("nll", "scheduled", "noise", "hybrid", "any-order")
 HEADS = 0.1  # extra heads touch no other weight; this keeps them out of the clipped norm
 BLOCK, RUN = 8, 32  # places of a short block, and of the longest run that has known ones too
+GOLDEN = (5**0.5 - 1) / 2  # its multiples modulo 1 lie evenly, however many they are
 
 
 def objective(name: str, rate: float) -> Objective:
@@ -31,9 +32,10 @@ def objective(name: str, rate: float) -> Objective:
 
     Args:
         name: "nll" (teacher forcing), "scheduled" (some symbols of the prefix are the model's
-            own), "noise" (some are drawn uniformly from the alphabet) or "hybrid" (some batches
-            have copies with blanks).
-        rate: the probability with which a symbol, or for "hybrid" a batch, is chosen for that.
+            own), "noise" (some are drawn uniformly from the alphabet), "hybrid" (some batches
+            have copies with blanks) or "any-order" (some places are known, drawn anew each time).
+        rate: the probability with which a symbol, or for "hybrid" a batch, is chosen for that;
+            "any-order" asks only whether it is above 0.
 
     Raises:
         ValueError: an unknown name, or a rate out of bounds.
@@ -43,6 +45,8 @@ def objective(name: str, rate: float) -> Objective:
     bounded("rate", rate, 0, 1)
     if name == "hybrid" and rate:
         return partial(_hybrid, rate)
+    if name == "any-order" and rate:
+        return _any_order
 
     def forced(
         model: SequenceModel, batch: Batch, noise: Noise | None = None
@@ -95,7 +99,7 @@ def _hybrid(
         ValueError: a model that can't be trained on blanks.
     """
     net: Any = model.masked
-    if net is None:
+    if not hasattr(net, "taught"):
         raise ValueError("--objective hybrid needs a model that fills in blanks: a transformer")
     assert noise is not None and batch.weight is None, "whole windows, one key a row"
     x, length, draw = batch.x, batch.x.shape[1], noise.to(batch.x.device).at(_places(batch))
@@ -122,6 +126,71 @@ def _hybrid(
     loss = loss + _heads(model, law, x, weight)
     shown = told.detach() * count / x.numel()
     return loss + (shown - loss.detach()), count.to(nats)
+
+
+def _any_order(
+    model: SequenceModel, batch: Batch, noise: Noise | None = None
+) -> tuple[Tensor, Tensor]:
+    """The negative log-likelihood, over all orders on average: an estimate without bias.
+
+    Each row has an order of its own, whose first t places are known, t even among 0 … T - 1.
+    Sources: Uria et al. 2014, "A deep and tractable density estimator"; Hoogeboom et al. 2022,
+    "Autoregressive diffusion models".
+
+    Raises:
+        ValueError: a model that can't be told any places.
+    """
+    net = _net(model)
+    assert noise is not None and batch.weight is None, "whole pictures, one key a row"
+    draw = noise.to(batch.x.device).at(_places(batch))
+    known = draw.part(0).uniform()[:, 0, 0], draw.part(1).uniform()[..., 0]
+    nats = _blank_nats(net, batch.x, *known, batch.cond)
+    return nats.sum(), nats.new_tensor(batch.x.numel())
+
+
+@torch.no_grad()
+def any_order_nats(
+    model: SequenceModel, x: Tensor, seed: int, draws: int, cond: Condition | None = None
+) -> Tensor:
+    """Negative log-likelihood of x [B, T] over all orders on average, in nats: estimates [B].
+
+    Each has no bias; ``draws`` passes of the net a row. How many places are known is spread
+    evenly over passes and rows (a Kronecker sequence), so that their mean is steady.
+
+    Raises:
+        ValueError: a model that can't be told any places.
+    """
+    net, total = _net(model), torch.zeros(len(x), device=x.device)
+    places, row = Positions((0,) * len(x), x.shape[1]), torch.arange(len(x), dtype=torch.float64)
+    begin = Noise.seeded(seed, [0], "share").at(Positions((0,), 1)).uniform().item()
+    for i in range(draws):
+        share = ((row * draws + i) * GOLDEN + begin) % 1
+        dice = Noise.seeded(seed, range(i, draws * len(x), draws), "order").to(x.device).at(places)
+        total += _blank_nats(net, x, share.to(x.device), dice.uniform()[..., 0], cond)
+    return total / draws
+
+
+def _net(model: SequenceModel) -> MaskedModel:
+    if model.masked is None:
+        raise ValueError(
+            "--objective any-order needs a model that can be told any places: --model anyorder"
+        )
+    return model.masked
+
+
+def _blank_nats(
+    net: MaskedModel, x: Tensor, share: Tensor, dice: Tensor, cond: Condition | None
+) -> Tensor:
+    """T times the mean nats of a row's unknown places: [B].
+
+    ``share`` [B] in (0, 1) says how many of them are known, ``dice`` [B, T] which come first.
+    """
+    length = x.shape[1]
+    count = (share * length).long().clamp_max(length - 1)[:, None]
+    known = dice.argsort(1).argsort(1) < count
+    nats = -net(x, known, cond).log_prob(x).masked_fill(known, 0)
+    each: Tensor = nats.sum(1) * (length / (length - count[:, 0]))
+    return each
 
 
 def _run(size: int, length: int, u: float) -> range:

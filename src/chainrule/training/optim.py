@@ -1,6 +1,7 @@
 """Optimisers and their schedule.
 
-Shapes: M matrices of one shape in a stack, R rows, C columns.
+Shapes: M matrices of one shape in a stack, R rows, C columns. A convolution's kernel is a matrix
+with a row for each channel that it makes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ SHARE = 0.2  # the root mean square of an AdamW update, about; Muon's is scaled 
 def make_optimiser(
     model: nn.Module, kind: str, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """``adamw`` for all, or ``muon`` for the matrices inside the network and AdamW for the rest.
+    """``adamw`` for all, or ``muon`` for the matrices and kernels inside the network and AdamW for
+    the rest.
 
     One ``lr`` suits both. Only matrices decay.
 
@@ -31,7 +33,7 @@ def make_optimiser(
         raise ValueError(f"optimiser {kind!r} is not one of adamw, muon")
     outer = {id(p) for p in _outer(model)}
     wanted = [p for p in model.parameters() if p.requires_grad]
-    inner = [p for p in wanted if kind == "muon" and p.ndim == 2 and id(p) not in outer]
+    inner = [p for p in wanted if kind == "muon" and p.ndim in (2, 4) and id(p) not in outer]
     taken = {id(p) for p in inner}
     rest = [p for p in wanted if id(p) not in taken]
     groups = [
@@ -58,8 +60,8 @@ def _outer(model: nn.Module) -> list[Tensor]:
 class Muon(torch.optim.Optimizer):
     """Momentum, made orthogonal: every direction of a matrix learns at the same pace.
 
-    Groups with ``muon`` set hold matrices; the others get AdamW. Matrices of one shape are made
-    orthogonal together. Source: Jordan et al. 2024, "Muon"; the scale of the update from
+    Groups with ``muon`` set hold matrices and kernels; the others get AdamW. Those of one shape are
+    made orthogonal together. Source: Jordan et al. 2024, "Muon"; the scale of the update from
     Liu et al. 2025, "Muon is scalable for LLM training", section 2.2.
     """
 
@@ -88,10 +90,11 @@ class Muon(torch.optim.Optimizer):
             moments.append(self.state[p]["momentum"])
         torch._foreach_lerp_(moments, grads, 1 - MOMENTUM)
         ahead = torch._foreach_lerp(grads, moments, MOMENTUM)
-        update = orthogonalised(torch.stack(list(ahead)))
+        update = orthogonalised(torch.stack([each.flatten(1) for each in ahead]))
         torch._foreach_mul_(params, 1 - lr * weight_decay)
-        scale = -lr * SHARE * max(params[0].shape) ** 0.5
-        torch._foreach_add_(params, list(update.to(params[0].dtype).unbind()), alpha=scale)
+        scale = -lr * SHARE * max(update.shape[1:]) ** 0.5
+        steps = [each.view(params[0].shape) for each in update.to(params[0].dtype)]
+        torch._foreach_add_(params, steps, alpha=scale)
 
     def _adamw(self, params: list[Tensor], lr: float, weight_decay: float) -> None:
         for p in params:

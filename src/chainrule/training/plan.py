@@ -82,9 +82,11 @@ class TrainConfig:
 class Lessons(Protocol):
     """What a trainer asks of its data. Batches are pure functions of (config, number)."""
 
+    unit: str  # byte, point of a series, or dimension of a picture
+
     @property
     def symbols_per_unit(self) -> float:
-        """Of the training part; a unit is a byte, or a point of a series."""
+        """Of the training part."""
 
     @property
     def holds_out(self) -> bool:

@@ -59,17 +59,17 @@ def read_documents(
         ValueError: whatever can't be read, with file, line and remedy.
     """
     index = 0
-    files = _files(source)
-    for path in files:
+    found = files(source)
+    for path in found:
         with _readable(path):
             for data, name, more in _read(path, field, column):
                 if data:
                     yield Document(data, name, index, more)
                     index += not more
     if not index:
-        if len(files) == 1:
-            raise ValueError(f"{_name(files[0])} is empty: there is nothing to read in it")
-        raise ValueError(f"{source}: all {len(files)} files are empty")
+        if len(found) == 1:
+            raise ValueError(f"{_name(found[0])} is empty: there is nothing to read in it")
+        raise ValueError(f"{source}: all {len(found)} files are empty")
 
 
 def _name(path: Path | None) -> str:
@@ -79,12 +79,12 @@ def _name(path: Path | None) -> str:
 # ---- which files ----
 
 
-def _files(source: Source) -> list[Path | None]:
+def files(source: Source) -> list[Path | None]:
     """Paths in reading order; None is standard input."""
     if isinstance(source, list):
         if not source:
             raise ValueError("no files were given")
-        return [f for s in source for f in _files(s)]
+        return [f for s in source for f in files(s)]
     if str(source) == "-":
         return [None]
     path = Path(source).expanduser()

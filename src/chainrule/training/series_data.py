@@ -106,6 +106,7 @@ class SeriesLessons:
         ValueError: no series has two points to learn.
     """
 
+    unit = "point"
     symbols_per_unit = 1.0
 
     def __init__(

@@ -59,7 +59,7 @@ def split(raw: Bytes, ends: NDArray[np.int64], hashes: NDArray[np.uint64], name:
     ranges = np.stack([begins, ends], 1)
     share = 0.05 if len(raw) > _SMALL else 0.1
     if len(ends) >= _DOCUMENTS:
-        held = _by_content(ends - begins, hashes, share)
+        held = by_content(ends - begins, hashes, share)
         if held.any():
             size = int((ends - begins)[held].sum())
             description = (
@@ -79,10 +79,8 @@ def split(raw: Bytes, ends: NDArray[np.int64], hashes: NDArray[np.uint64], name:
     return Split(np.stack([begins, cuts], 1), tails[cuts < ends], description)
 
 
-def _by_content(
-    sizes: NDArray[np.int64], hashes: NDArray[np.uint64], share: float
-) -> NDArray[np.bool_]:
-    """In the order of their hashes, documents while they fit into the share."""
+def by_content(sizes: NDArray[Any], hashes: NDArray[np.uint64], share: float) -> NDArray[np.bool_]:
+    """In the order of their hashes, documents while they fit into the share: bool [n]."""
     keys, group = np.unique(hashes, return_inverse=True)
     mass = np.bincount(group, weights=sizes)
     left, chosen = share * sizes.sum(), np.zeros(len(keys), bool)

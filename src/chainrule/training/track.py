@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 NAMES = {
-    "bits_per_byte": "bits_per_byte/training",
-    "held_out_bits_per_byte": "bits_per_byte/held_out",
     "loss_nats": "training/loss_nats_per_symbol",
     "lr": "training/learning_rate",
     "symbols_per_s": "training/symbols_per_s",
@@ -46,8 +44,15 @@ def events(folder: Path | None, step: int) -> Iterator[Callable[[dict[str, Any]]
     with writer()(str(folder), purge_step=step + 1) as file:
 
         def track(record: dict[str, Any]) -> None:
-            for key, name in NAMES.items():
-                if key in record:
-                    file.add_scalar(name, record[key], record["step"])
+            for key, value in record.items():
+                if name := _name(key):
+                    file.add_scalar(name, value, record["step"])
 
         yield track
+
+
+def _name(key: str) -> str | None:
+    """Of a curve; "bits_per_byte" may be bits per another unit."""
+    if key.startswith("held_out_bits_per_"):
+        return f"{key.removeprefix('held_out_')}/held_out"
+    return f"{key}/training" if key.startswith("bits_per_") else NAMES.get(key)

@@ -263,7 +263,7 @@ class Trainer:
                 "step": self.progress.step,
                 "seconds": round(self.progress.seconds, 3),
                 "loss_nats": loss,
-                "bits_per_byte": loss * to_bits,
+                f"bits_per_{self.corpus.unit}": loss * to_bits,
                 "lr": self.optimiser.param_groups[0]["lr"],
                 "symbols_per_s": config.batch * config.length * config.accumulate / seconds,
             }
@@ -304,7 +304,7 @@ class Trainer:
                 {
                     "step": at.step,
                     "seconds": round(at.seconds, 3),
-                    "held_out_bits_per_byte": bits,
+                    f"held_out_bits_per_{self.corpus.unit}": bits,
                     "best": better,
                 }
             )

@@ -15,14 +15,11 @@ from chainrule.verbs.chat import Message, Reply
 from chainrule.verbs.demo import Demo
 from chainrule.verbs.demo import demo as _demo
 from chainrule.verbs.ensemble import ensemble_of
-from chainrule.verbs.evaluate import Evaluation
 from chainrule.verbs.export import Exported
 from chainrule.verbs.fitted import Fitted, load
 from chainrule.verbs.generate import Sample, Stream
-from chainrule.verbs.infill import Infilled
 from chainrule.verbs.inspect import Card
 from chainrule.verbs.quantize import Quantized
-from chainrule.verbs.score import Score
 
 Model = Fitted | Artifact | str | Path
 
@@ -54,9 +51,17 @@ def fit(
 
 
 def generate(
-    run: Model, prompt: str | Sequence[str] = "", n: int = 1, length: int = 300, **settings: Any
-) -> list[Sample]:
-    """n continuations of every prompt, ``length`` symbols at most."""
+    run: Model,
+    prompt: str | Sequence[str] = "",
+    n: int = 1,
+    length: int | None = None,
+    **settings: Any,
+) -> list[Any]:
+    """n continuations of every prompt, ``length`` symbols (300) at most: a list of ``Sample``.
+
+    Of a run of pictures n of these, a list of ``Drawn``: without prompt and length, with
+    ``label`` (the class they are to be of) and ``top`` (a picture of the upper part).
+    """
     return _opened(run).generate(prompt, n, length, **settings)
 
 
@@ -106,13 +111,15 @@ def chat(
     return _opened(run).chat(messages, length, **settings)
 
 
-def infill(run: Model, text: str, **settings: Any) -> list[Infilled]:
-    """Fill the blanks of a text, each ``mask`` ("_") in it being one symbol.
+def infill(run: Model, given: Any, **settings: Any) -> list[Any]:
+    """Fill the blanks of a text, each ``mask`` ("_") being one symbol: a list of ``Infilled``.
 
+    Or of a picture, a file or an array, where its ``mask`` is white, or by ``task`` ("colourise",
+    "upscale"), and under a ``label``: a list of ``FilledPicture``.
     Settings: mask, method ("exact", "clamp", "smc"), n, particles, seed, temperature, top_k, top_p,
     min_p, typical.
     """
-    return _opened(run).infill(text, **settings)
+    return _opened(run).infill(given, **settings)
 
 
 def ensemble(
@@ -134,16 +141,20 @@ def next(run: Model, prefix: str, k: int = 5, **settings: Any) -> list[tuple[str
     return _opened(run).next(prefix, k, **settings)
 
 
-def score(run: Model, text: str | bytes, **settings: Any) -> Score:
-    """The log-probability of a text in nats, whole and per symbol, and bits per byte.
+def score(run: Model, given: Any, **settings: Any) -> Any:
+    """The log-probability of a text in nats, whole and per symbol, and bits per byte: a ``Score``.
 
-    Settings: backend, dtype.
+    Of a picture, a file or an array, bits per dimension: a ``PictureScore``.
+    Settings: backend, dtype, and of a picture its label.
     """
-    return _opened(run).score(text, **settings)
+    return _opened(run).score(given, **settings)
 
 
-def evaluate(run: Model, source: str | Path, **where: Any) -> Evaluation:
-    """Bits per byte on other data, with n-gram, gzip and xz beside it."""
+def evaluate(run: Model, source: str | Path, **where: Any) -> Any:
+    """Bits per byte on other data, with n-gram, gzip and xz beside it: an ``Evaluation``.
+
+    Of pictures bits per dimension, with PNG and WebP: a ``PictureEvaluation``.
+    """
     return _opened(run).evaluate(source, **where)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chainrule.artifact import Artifact
 from chainrule.files import write_text
@@ -16,17 +16,20 @@ from chainrule.verbs.inspect import inspect
 from chainrule.verbs.tune import held_out_bits, rows
 from chainrule.verbs.tune import table as fine_tuning
 
+if TYPE_CHECKING:
+    from chainrule.verbs.material import Text
+
 
 def finish(
     artifact: Artifact,
-    corpus: Corpus,
+    material: Text,
     folder: Path,
     done: dict[str, Any],
     records: list[dict[str, Any]],
     progress: Progress,
 ) -> None:
     """Score the held-out part, then write loss.png, README.md and config.json."""
-    others: dict[str, float] = {}
+    corpus, others = material.lessons, dict[str, float]()
     if len(corpus.held_out):
 
         def bits(model: Any) -> float:
@@ -40,7 +43,7 @@ def finish(
         done["others_bits_per_byte"] = others
         if "base" in artifact.recipe:
             own = done["held_out_bits_per_byte"]
-            done["fine_tuning"] = fine_tuning(artifact, corpus, own, progress)
+            done["fine_tuning"] = fine_tuning(artifact, material, own, progress)
     artifact.results = done
     if records:
         loss_curve(records, folder / "loss.png", others)

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from chainrule import registry
+from chainrule.codecs.image import COLOURS
 from chainrule.codecs.text import BPECodec, TextCodec
 from chainrule.core.config import bounded
+from chainrule.core.grid import ORDERS
 from chainrule.core.model import SequenceModel
 from chainrule.core.space import Space
 from chainrule.training.data import Collection, fit_codec
@@ -23,6 +25,18 @@ MOST_CHARACTERS = 200  # with more of them, bytes are the better symbols
 DEFAULT_TIME = "5m"
 LORA_RANK, LORA_LR = 16, 1e-3
 REPAID = 600  # seconds of a run that repay half a minute of compiling
+PICTURE_OPTIONS = ("resize", "crop", "colour", "levels", "order", "background", "labels")
+_TEXT_OPTIONS = ("vocabulary", "tokenizer", "column", "carry")
+
+
+RASTER = ("pixelcnn", "pixelrnn")  # models that go row by row
+PICTURES: dict[str, dict[str, Any]] = {  # training of pictures, as bench/pictures.py found it
+    "pixelcnn": {"optimiser": "muon", "lr": 5e-3, "batch": 64, "weight_decay": 0.01, "ema": 0.999},
+    "pixelrnn": {"lr": 1e-3, "batch": 16, "weight_decay": 0.01, "ema": 0.999},
+    "made": {"lr": 1e-3, "batch": 128, "weight_decay": 0.01, "ema": 0.999},
+    "anyorder": {"lr": 2e-3, "batch": 64, "weight_decay": 0.01, "ema": 0.999},
+    "transformer": {"lr": 3e-3, "batch": 8, "optimiser": "muon"},
+}
 
 
 @dataclass(frozen=True)
@@ -52,14 +66,23 @@ class Options:
     old: str | Path | None = None  # text of what it knew before, to see what it forgets
     adapter: str | None = None  # what learns beside weights that stay as they are
     rank: int | None = None  # of the adapter
+    resize: str | None = None  # of pictures: "32" or "24x32", height first
+    crop: str | None = None
+    colour: str | None = None  # grey, rgb, luma or palette
+    levels: int | None = None  # of a channel, or colours of a palette
+    order: str | None = None  # of a picture's symbols
+    background: str | None = None  # what transparent pixels are laid on
+    labels: str | Path | None = None  # a CSV file that names each picture's class
     tensorboard: bool = False
     shard: bool = False  # weights, gradients and optimiser in shards over the processes
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("model", registry.RECIPES),
+            ("model", registry.RECIPES | registry.PICTURE_RECIPES),
             ("size", ("tiny", "small", "base")),
-            ("codec", registry.CODECS),
+            ("codec", registry.CODECS | registry.PICTURE_CODECS),
+            ("colour", COLOURS),
+            ("order", ORDERS),
             ("adapter", ("lora",)),
         ):
             value = getattr(self, name)
@@ -83,8 +106,32 @@ class Options:
             bounded("steps", self.steps, 1, 10**9)
         if self.vocabulary is not None:
             bounded("vocabulary", self.vocabulary, 2, 2**24)
+        if self.levels is not None:
+            bounded("levels", self.levels, 2, 256)
         bounded("seed", self.seed, 0, 2**63 - 1)
         seconds_of(self.time or 1)
+
+    def for_text(self) -> None:
+        """Refuse a model that is for pictures; raises ValueError."""
+        if self.model is not None and self.model not in registry.RECIPES:
+            known = ", ".join(registry.RECIPES)
+            raise ValueError(f"model {self.model} is for pictures: for text there are {known}")
+        if self.objective == "any-order":
+            raise ValueError("--objective any-order is for pictures, with --model anyorder")
+
+    def for_pictures(self) -> None:
+        """Refuse what is for text; raises ValueError."""
+        given = [f"--{name}" for name in _TEXT_OPTIONS if getattr(self, name) is not None]
+        if given:
+            raise ValueError(f"{', '.join(given)} is for text, and this is a run of pictures")
+        if self.model is not None and self.model not in registry.PICTURE_RECIPES:
+            known = ", ".join(registry.PICTURE_RECIPES)
+            raise ValueError(f"model {self.model} is for text: for pictures there are {known}")
+        if self.order not in (None, "raster") and self.model in (None, *RASTER):
+            raise ValueError(
+                f"--order {self.order} needs --model transformer, made or anyorder: convolutions "
+                "go row by row"
+            )
 
 
 def seconds_of(text: str | float) -> float:
@@ -121,9 +168,14 @@ def choose_codec(collection: Collection, asked: Options) -> tuple[TextCodec, str
     return codec, f"codec {name} ({why}): {codec.space.size:,} symbols"
 
 
-def choose_model(num_symbols: int, seconds: float | None, asked: Options) -> tuple[str, str]:
+def choose_model(
+    num_symbols: int, seconds: float | None, asked: Options, space: Space
+) -> tuple[str, str]:
     """Model and size from data and budget alone."""
     size = asked.size
+    if space.grid is not None:
+        short = num_symbols < 2_000_000 or (seconds is not None and seconds < 900)
+        return asked.model or "pixelcnn", size or ("tiny" if short else "small")
     if size is None:
         small = num_symbols < 20_000_000 or (seconds is not None and seconds < 1800)
         size = "tiny" if num_symbols < 20_000 else "small" if small else "base"
@@ -149,11 +201,12 @@ def make_model(
     Raises:
         ValueError: fields, not at their defaults, that this family doesn't have.
     """
-    config = registry.RECIPES[name](space, size)
+    recipes = registry.RECIPES if space.grid is None else registry.PICTURE_RECIPES
+    config = recipes[name](space, size)
     for field, value in fields.items():
         if hasattr(config, field):
             config = replace(config, **{field: value})
-        elif value:
+        elif value and field != "labels":  # a model that isn't told them learns without
             how = {"ahead": "--ahead", "masked": "--objective hybrid"}.get(field, field)
             raise ValueError(f"{how} needs a transformer: give --model transformer, not {name}")
     context += bool(fields.get("masked"))  # a blank is read at its own place, behind the start
@@ -167,7 +220,9 @@ def make_model(
     return model
 
 
-def choose_training(name: str, size: str, asked: Options) -> TrainConfig:
+def choose_training(
+    name: str, size: str, asked: Options, space: Space | None = None
+) -> TrainConfig:
     """What ``bench/defaults.py`` found best for a family and a size, but for what was asked."""
     given: dict[str, Any] = {
         "steps": asked.steps,
@@ -179,7 +234,11 @@ def choose_training(name: str, size: str, asked: Options) -> TrainConfig:
         "rate": asked.rate,
     }
     usual: dict[str, Any] = {"steps": 1, "lr": {"tiny": 1e-2, "small": 1e-2, "base": 3e-3}[size]}
-    if name in ("transformer", "gpt2"):
+    if space is not None and space.grid is not None:
+        usual |= PICTURES[name]
+        if name == "anyorder" and asked.objective == "nll":
+            given["objective"] = "any-order"
+    elif name in ("transformer", "gpt2"):
         usual |= {
             "optimiser": "muon",
             "batch": 8,
@@ -192,5 +251,6 @@ def choose_training(name: str, size: str, asked: Options) -> TrainConfig:
     usual["compile"] = asked.steps is None and seconds >= REPAID and compiling_pays()
     asked_for = {k: v for k, v in given.items() if v is not None}
     usual["threads"] = torch.get_num_threads()
-    usual["rate"] = {"nll": 0.0, "hybrid": 0.25}.get(asked.objective, 0.1)
+    rates = {"nll": 0.0, "hybrid": 0.25}
+    usual["rate"] = rates.get(given["objective"], 0.1)
     return TrainConfig(**{**usual, **asked_for}, accumulate=asked.accumulate, seed=asked.seed)

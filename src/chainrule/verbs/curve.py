@@ -11,19 +11,23 @@ from chainrule.files import replacing
 
 
 def loss_curve(
-    records: list[dict[str, Any]], path: Path, others: dict[str, float] | None = None
+    records: list[dict[str, Any]],
+    path: Path,
+    others: dict[str, float] | None = None,
+    unit: str = "byte",
 ) -> bool:
-    """Draw training and held-out bits per byte over the seconds; False without matplotlib.
+    """Draw training and held-out bits per unit over the seconds; False without matplotlib.
 
-    ``others`` are drawn as level lines: bits per byte of other methods.
+    ``others`` are drawn as level lines: bits per unit of other methods.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    train = [(r["seconds"], r["bits_per_byte"]) for r in records if "bits_per_byte" in r]
-    held = [(r["seconds"], r["held_out_bits_per_byte"]) for r in records if "best" in r]
+    key = f"bits_per_{unit}"
+    train = [(r["seconds"], r[key]) for r in records if key in r]
+    held = [(r["seconds"], r[f"held_out_{key}"]) for r in records if "best" in r]
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -38,7 +42,7 @@ def loss_curve(
     if shown:
         axes.set_ylim(max(0.0, floor - 0.3), shown[int(0.98 * (len(shown) - 1))] + 0.2)
     axes.set_xlabel("seconds")
-    axes.set_ylabel("bits per byte")
+    axes.set_ylabel(f"bits per {unit}")
     axes.grid(alpha=0.25)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""demo: learn the text that ships with chainrule, and show on one page what that gave."""
+"""demo: learn the text and the pictures that ship with chainrule, and show what that gave."""
 
 from __future__ import annotations
 
@@ -10,21 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from chainrule.files import write_text
+from chainrule.verbs.choosing import seconds_of
+from chainrule.verbs.demo_pictures import demo_pictures
 from chainrule.verbs.display import Display
 from chainrule.verbs.fit import fit
 from chainrule.verbs.fitted import Fitted
 
 PROMPTS = ("Alice ", "The Queen ", "`Well,' ", "Once ")
+PICTURES = 4  # the pictures get so much less time
 TYPED = ("Alice was beginning to get ve", "said the ", "the White Ra", "she had never ")
 
 
 @dataclass(frozen=True)
 class Demo:
-    """The page, the fitted folder, and held-out bits per byte beside other methods."""
+    """A page, its fitted folder and held-out bits per byte beside other methods; the same of
+    pictures, in bits per dimension, where Pillow is installed."""
 
     page: str
     run: str
     bits: dict[str, float]
+    picture_page: str | None = None
+    picture_run: str | None = None
+    picture_bits: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, the fields' own names."""
@@ -34,8 +41,10 @@ class Demo:
 def demo(
     out: str | Path = "runs/demo", *, time: str | float = "60s", display: Display | None = None
 ) -> Demo:
-    """Train for about a minute, then write ``demo.html`` into the folder."""
+    """Train for about a minute, then write ``demo.html`` into the folder; then the same with
+    pictures, for a quarter of that time, in the folder's name with ``-pictures`` behind."""
     folder = _fresh(Path(out))
+    beside = _fresh(folder.with_name(f"{folder.name}-pictures"))
     with resources.as_file(resources.files("chainrule") / "assets" / "alice.txt") as book:
         artifact = fit(book, folder, time=time, display=display)
     fitted, done = Fitted(artifact), artifact.results
@@ -43,7 +52,13 @@ def demo(
     bits = dict(sorted(bits.items(), key=lambda item: item[1]))
     page = folder / "demo.html"
     write_text(page, _page(fitted, folder, bits))
-    return Demo(str(page.resolve()), str(folder), bits)
+    text = str(page.resolve()), str(folder), bits
+    try:
+        import PIL  # noqa: F401
+    except ImportError:
+        return Demo(*text)
+    other, more = demo_pictures(beside, seconds_of(time) / PICTURES, display)
+    return Demo(*text, str(other.resolve()), str(beside), more)
 
 
 def _fresh(folder: Path) -> Path:

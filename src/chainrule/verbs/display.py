@@ -30,14 +30,14 @@ class Display(Protocol):
     def working(self, stage: str, done: int, total: int | None) -> None:
         """Something long before or after training: reading, encoding, scoring."""
 
-    def begin(self, steps: int, done: int) -> None:
-        """Training starts."""
+    def begin(self, steps: int, done: int, unit: str = "byte") -> None:
+        """Training starts; losses are in bits per ``unit``."""
 
     def report(self, record: dict[str, Any]) -> None:
         """A record of metrics.jsonl."""
 
-    def sample(self, text: str) -> None:
-        """What the model writes by now."""
+    def sample(self, text: str | Text) -> None:
+        """What the model writes, or draws, by now."""
 
     def end(self) -> None:
         """Training is over."""
@@ -48,9 +48,9 @@ class Silent:
 
     def say(self, line: str) -> None: ...
     def working(self, stage: str, done: int, total: int | None) -> None: ...
-    def begin(self, steps: int, done: int) -> None: ...
+    def begin(self, steps: int, done: int, unit: str = "byte") -> None: ...
     def report(self, record: dict[str, Any]) -> None: ...
-    def sample(self, text: str) -> None: ...
+    def sample(self, text: str | Text) -> None: ...
     def end(self) -> None: ...
 
 
@@ -58,22 +58,24 @@ class Lines(Silent):
     """A line a check, for logs and pipes; on standard error."""
 
     def __init__(self) -> None:
-        self.steps, self.last = 0, {"bits_per_byte": float("nan"), "symbols_per_s": 0.0}
+        self.steps, self.unit = 0, "byte"
+        self.last = {"symbols_per_s": 0.0}
 
     def say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    def begin(self, steps: int, done: int) -> None:
-        self.steps = steps
+    def begin(self, steps: int, done: int, unit: str = "byte") -> None:
+        self.steps, self.unit = steps, unit
 
     def report(self, record: dict[str, Any]) -> None:
-        if "held_out_bits_per_byte" not in record:
+        key = f"bits_per_{self.unit}"
+        if f"held_out_{key}" not in record:
             self.last = record
             return
         self.say(
             f"step {record['step']:,}/{self.steps:,}  {record['seconds']:.0f} s  "
-            f"training {self.last['bits_per_byte']:.3f}  "
-            f"held out {record['held_out_bits_per_byte']:.3f} bits/byte  "
+            f"training {self.last.get(key, float('nan')):.3f}  "
+            f"held out {record[f'held_out_{key}']:.3f} bits/{self.unit}  "
             f"{self.last['symbols_per_s']:,.0f} symbols/s"
         )
 
@@ -93,7 +95,8 @@ class Panelled(Silent):
         )
         self.task = self.bar.add_task("learning", total=1)
         self.numbers: dict[str, str] = {}
-        self.text = ""
+        self.text: str | Text = ""
+        self.unit = "byte"
         self.loss: float | None = None
         self.drawn = 0.0
         self.live: Live | None = None
@@ -117,29 +120,31 @@ class Panelled(Silent):
         self._rest()
         self.console.print(line, markup=False, highlight=False)
 
-    def begin(self, steps: int, done: int) -> None:
+    def begin(self, steps: int, done: int, unit: str = "byte") -> None:
+        self.unit = unit
         self._rest()
         self.bar.update(self.task, total=steps, completed=done)
         self.live = Live(self._draw(), console=self.console, auto_refresh=False)
         self.live.start()
 
     def report(self, record: dict[str, Any]) -> None:
-        if "held_out_bits_per_byte" in record:
+        key = f"bits_per_{self.unit}"
+        if f"held_out_{key}" in record:
             best = "  (best so far)" if record["best"] else ""
-            self.numbers["held out"] = f"{record['held_out_bits_per_byte']:.3f} bits/byte{best}"
+            self.numbers["held out"] = f"{record[f'held_out_{key}']:.3f} bits/{self.unit}{best}"
         else:
             loss = record["loss_nats"]
             self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
-            ratio = record["bits_per_byte"] / loss if loss else 0.0
+            ratio = record[key] / loss if loss else 0.0
             self.numbers["loss"] = f"{self.loss:.3f} nats/symbol"
-            self.numbers["training"] = f"{self.loss * ratio:.3f} bits/byte"
+            self.numbers["training"] = f"{self.loss * ratio:.3f} bits/{self.unit}"
             self.numbers["speed"] = f"{record['symbols_per_s']:,.0f} symbols/s"
             self.bar.update(self.task, completed=record["step"])
         if self.live is not None and time.perf_counter() - self.drawn > 0.2:
             self.drawn = time.perf_counter()
             self.live.update(self._draw(), refresh=True)
 
-    def sample(self, text: str) -> None:
+    def sample(self, text: str | Text) -> None:
         self.text = text
 
     def end(self) -> None:
@@ -154,7 +159,8 @@ class Panelled(Silent):
         table.add_row(*(f"[dim]{name}[/] {value}" for name, value in self.numbers.items()))
         parts: list[Any] = [self.bar, table]
         if self.text:
-            parts.append(Panel(Text(self.text), title="what it writes by now", border_style="dim"))
+            text = Text(self.text) if isinstance(self.text, str) else self.text
+            parts.append(Panel(text, title="what it makes by now", border_style="dim"))
         return Group(*parts)
 
 

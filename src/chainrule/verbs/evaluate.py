@@ -1,11 +1,14 @@
-"""evaluate: bits per byte on other data, by position too, with n-gram, gzip and xz beside it."""
+"""evaluate: bits per byte on other data, by position too, with n-gram, gzip and xz beside it.
+
+Of pictures: bits per dimension, with PNG and WebP beside it.
+"""
 
 from __future__ import annotations
 
 import gzip
 import lzma
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +19,11 @@ from numpy.typing import NDArray
 from chainrule.artifact import Artifact
 from chainrule.codecs.symbols import ScoreKind
 from chainrule.training.data import Document, read_documents
+from chainrule.training.picture_files import read_pictures
 from chainrule.training.scoring import document_log_probs, document_nats
 from chainrule.training.shards import Progress
+from chainrule.verbs.heat import log_probs
+from chainrule.verbs.pictures import file_formats, pixel_codec
 
 
 @dataclass(frozen=True)
@@ -184,3 +190,99 @@ def _baseline(
         return {}
     nats = sum(document_nats(artifact.baseline, arrays))
     return {"n-gram": -nats / math.log(2) / units}
+
+
+# ---- pictures ----
+
+
+@dataclass(frozen=True)
+class PictureEvaluation:
+    """A model on pictures that it may not have seen.
+
+    Args:
+        pictures: how many; units: symbols of all of them, one a channel of a pixel.
+        nats: log-probability of all of them; nats_per_picture: -log p of one on the mean.
+        kind: "exact" where each picture can be had back from its symbols; else "codes".
+        others: bits per dimension of PNG and WebP, see ``file_formats``.
+        labelled: how many were scored given their label.
+        skipped: a line for each file that could not be used.
+        backend: what computed it, and in which dtype.
+    """
+
+    source: str
+    pictures: int
+    units: int
+    nats: float
+    bits_per_unit: float
+    nats_per_picture: float
+    kind: ScoreKind
+    others: dict[str, float]
+    labelled: int
+    skipped: list[str] = field(repr=False)
+    backend: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, the fields' own names."""
+        return asdict(self)
+
+    def rows(self) -> list[tuple[str, float]]:
+        """(method, bits per dimension), best first."""
+        return sorted([("this model", self.bits_per_unit), *self.others.items()], key=_second)
+
+    def _repr_html_(self) -> str:
+        body = "".join(f"<tr><td>{name}</td><td>{bits:.4f}</td></tr>" for name, bits in self.rows())
+        return f"<table><tr><th></th><th>bits per dimension</th></tr>{body}</table>"
+
+
+def evaluate_pictures(
+    artifact: Artifact,
+    source: str | Path,
+    *,
+    labels: str | Path | None = None,
+    field: str | None = None,
+    backend: str = "auto",
+    dtype: str | None = None,
+    progress: Progress | None = None,
+) -> PictureEvaluation:
+    """Score every picture of a folder, an archive or an .npz, given its label where it has one.
+
+    Args:
+        labels: a CSV file with the label of every picture. field: which array of an .npz.
+
+    Raises:
+        ValueError: no picture that can be used, a label that was not trained, or a backend that
+            can't be.
+    """
+    codec, told = pixel_codec(artifact), "label" in artifact.outline.reads
+    on = artifact.choose(backend, dtype, draws=False)
+    skipped: list[str] = []
+    rows, numbers, kinds = [], [], set()
+    for picture in read_pictures(source, labels=labels, array=field, skipped=skipped):
+        try:
+            rows.append(codec.encode(picture.pixels).symbols.astype(np.uint16))
+        except ValueError as error:
+            skipped.append(f"{picture.name}: {error}")
+            continue
+        known = told and picture.label is not None
+        numbers.append(codec.label(picture.label) if known and picture.label is not None else -1)
+        kinds.add(codec.score_kind(picture.pixels))
+        if progress is not None and len(rows) % 64 == 0:
+            progress("reading pictures", len(rows), None)
+    if not rows:
+        raise ValueError(f"{source}: no picture in it can be used; {skipped[0]}")
+    x, number = np.stack(rows), np.array(numbers, np.int64)
+    scored = log_probs(artifact.runner(on), x, number if told else None, progress)
+    total = sum(float(log_p.sum()) for log_p in scored)
+    return PictureEvaluation(
+        source=str(source),
+        pictures=len(x),
+        units=x.size,
+        nats=total,
+        bits_per_unit=-total / math.log(2) / x.size,
+        nats_per_picture=-total / len(x),
+        kind="codes" if "codes" in kinds else "exact",
+        others=file_formats(codec, x, progress),
+        labelled=int((number >= 0).sum()),
+        skipped=skipped,
+        backend=str(on),
+    )

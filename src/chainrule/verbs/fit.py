@@ -9,16 +9,17 @@ import time as clock
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from chainrule.artifact import (
     Artifact,
     load_adapter,
     load_artifact,
+    load_codec,
     load_config_parts,
     read_config,
 )
@@ -29,15 +30,12 @@ from chainrule.nn.lora import begun
 from chainrule.training import track
 from chainrule.training.calibrate import calibrate
 from chainrule.training.checkpoint import checkpoints
-from chainrule.training.data import Corpus, collect, prepare
 from chainrule.training.distributed import Alone, all_processes
 from chainrule.training.precision import keep_memory
 from chainrule.training.trainer import TrainConfig, Trainer, TrainingFailed
-from chainrule.verbs.card import finish
 from chainrule.verbs.choosing import (
     DEFAULT_TIME,
     Options,
-    choose_codec,
     choose_dropout,
     choose_model,
     choose_training,
@@ -46,16 +44,16 @@ from chainrule.verbs.choosing import (
 )
 from chainrule.verbs.display import Display, display_for
 from chainrule.verbs.follow import follow, stopping, together
-from chainrule.verbs.generate import PLAIN, generate
+from chainrule.verbs.material import Material
+from chainrule.verbs.media import material_of
 from chainrule.verbs.resume import given, records, same_data, same_options
-from chainrule.verbs.tune import Base, carry, facts, start_again
+from chainrule.verbs.tune import Base, carry, start_again
 
-SHOWN = 2**32  # multiplications that a sample shown during training may take
-BASELINE_SYMBOLS = 4_000_000  # the n-gram beside every model is fitted on at most so many
+Source = str | Path | list[str]
 
 
 def fit(
-    source: str | Path | list[str],
+    source: Source,
     out: str | Path | None = None,
     *,
     resume: bool = False,
@@ -92,7 +90,7 @@ def _checked(options: dict[str, Any]) -> Options:
 
 
 def _fit(
-    source: str | Path | list[str],
+    source: Source,
     folder: Path,
     resume: bool,
     asked: Options,
@@ -112,12 +110,12 @@ def _fit(
     _refuse_what_is_not_ours(folder, resume)
     if resume:
         display.say(f"nothing to resume in {folder} yet: it begins anew")
-    fitted, corpus = _new(source, asked, display, company)  # wrong input shows before a folder
+    fitted, material = _new(source, asked, display, company)  # wrong input shows before a folder
     fitted.recipe["asked"] = given(asked)
     with _writing(folder), locked(folder):
         _refuse_if_there(folder)  # another fit may have finished here meanwhile
         remove_partial(folder)
-        return _train(fitted, corpus, folder, display, False, asked.tensorboard, company)
+        return _train(fitted, material, folder, display, False, asked.tensorboard, company)
 
 
 def _refuse_if_there(folder: Path) -> None:
@@ -135,64 +133,57 @@ def _refuse_what_is_not_ours(folder: Path, resume: bool) -> None:
             raise ValueError(f"a fit was killed in {folder} as it began: --resume begins it anew")
 
 
-def _stem(source: str | Path | list[str]) -> str:
+def _stem(source: Source) -> str:
     name = Path(str(source if isinstance(source, str | Path) else source[0])).name
     return re.sub(r"[^\w-]+", "-", name.split(".")[0]).strip("-") or "stdin"
 
 
 def _new(
-    source: str | Path | list[str], asked: Options, display: Display, company: Alone
-) -> tuple[Artifact, Corpus]:
-    base, context = None if asked.base is None else Base(asked), asked.context
-    collection = collect(source, field=asked.field, column=asked.column, progress=display.working)
-    if base is None:
-        codec, why = choose_codec(collection, asked)
-    else:
-        codec = base.artifact.codec
-        why = f"weights and codec of {base.path}: {codec.space.size:,} symbols"
-    display.say(why)
-    corpus = prepare(collection, codec, progress=display.working)
-    if context is not None and context > len(corpus.train):
-        raise ValueError(
-            f"--context {context:,} is longer than the {len(corpus.train):,} symbols to learn: "
-            "give more data, a shorter context, or leave it out"
+    source: Source, asked: Options, display: Display, company: Alone
+) -> tuple[Artifact, Material]:
+    base = None if asked.base is None else Base(asked)
+    codec = None if base is None else base.artifact.any_codec
+    if base is not None:
+        display.say(
+            f"weights and codec of {base.path}: {base.artifact.outline.space.size:,} symbols"
         )
-    display.say(corpus.description)
+    material = material_of(source, codec, asked, display)
+    codec = material.codec
+    display.say(material.description)
     seconds = None if asked.steps else seconds_of(asked.time or DEFAULT_TIME)
     if base is None:
-        name, size = choose_model(len(corpus.train), seconds, asked)
+        name, size = choose_model(material.size, seconds, asked, codec.space)
     else:
         name, size = base.name, base.size
-
-    config = choose_training(name, size, asked if base is None else base.settle(asked))
+    settled = asked if base is None else base.settle(asked)
+    config = material.settle(choose_training(name, size, settled, codec.space))
 
     def build(dropout: float | None) -> SequenceModel:
         torch.manual_seed(asked.seed)
         if base is not None:
             return base.model(dropout) if asked.adapter is None else base.artifact.model
-        masked = asked.objective == "hybrid"
-        return make_model(
-            name, size, codec.space, dropout, config.length, ahead=asked.ahead, masked=masked
-        )
+        context, fields = asked.context or config.length, material.fields(asked)
+        return make_model(name, size, codec.space, dropout, context, **fields)
 
     model = build(asked.dropout)
-    recipe = {"name": name, "size": size, "seed": asked.seed, **facts(source, asked, corpus)}
+    material.suit(model)
+    recipe = {"name": name, "size": size, "seed": asked.seed, **material.facts(source, asked)}
     artifact = Artifact(model, codec, recipe)
     learning = ""
     if base is not None:
         recipe |= base.carried()
-        recipe["base"] = base.origin(asked.old, corpus, display.working)
+        recipe["base"] = base.origin(asked.old, material, display.working)
         if config.rank:
             artifact = replace(base.adapted(config.rank), recipe=recipe)
             small = sum(p.numel() for p in begun(model, config.rank, 0).parameters())
             learning = f", and {small:,} that learn beside them"
     if model.by_gradient:
-        company.rows(min(config.batch, len(corpus.train)))  # or there are too few of them
+        company.rows(min(config.batch, material.rows))  # or there are too few of them
         if seconds is not None:
-            together(company, "calibrate", model, corpus, config, seconds=seconds)
-            config = calibrate(model, corpus, config, seconds, company)
+            together(company, "calibrate", model, material, config, seconds=seconds)
+            config = calibrate(model, material.lessons, config, seconds, company)
         if asked.dropout is None and not config.rank:  # depends on how often the data is seen
-            artifact.model = build(choose_dropout(config, len(corpus.train)))
+            artifact.model = build(choose_dropout(config, material.size))
         artifact.recipe["training"] = to_dict(config)
         within = "" if seconds is None else f" in {seconds:.0f} s"
         budget = f"{config.steps:,} steps{within}, threads: {config.threads}"
@@ -201,16 +192,16 @@ def _new(
     count = sum(p.numel() for p in model.parameters())
     display.say(
         f"model {name}, size {size} ({count:,} parameters{learning}): "
-        f"{len(corpus.train):,} symbols to learn, {budget}"
+        f"{material.size:,} symbols to learn, {budget}"
     )
-    return artifact, corpus
+    return artifact, material
 
 
 # ---- training ----
 
 
 def _again(
-    source: str | Path | list[str],
+    source: Source,
     folder: Path,
     asked: Options,
     display: Display,
@@ -223,8 +214,8 @@ def _again(
             f"{folder} is quantised and can't go on learning: resume what it was made of"
         )
     same_options(folder, config, asked)
-    collection = collect(source, field=asked.field, column=asked.column, progress=display.working)
-    same_data(folder, recipe, source, collection)
+    same = partial(same_data, folder, recipe, source)
+    material = material_of(source, load_codec(folder, config), asked, display, same)
     if "diverged" in results:
         raise ValueError(
             f"{folder} diverged, and would again: {results['diverged']}, into another -o. "
@@ -239,23 +230,23 @@ def _again(
         artifact = load_adapter(folder, config, fresh=True)
     else:
         artifact = Artifact(*load_config_parts(folder, config), recipe, results)
-    corpus = prepare(collection, artifact.codec, progress=display.working)
-    display.say(corpus.description)
-    return _train(artifact, corpus, folder, display, True, asked.tensorboard, company)
+    material.suit(artifact.outline)
+    display.say(material.description)
+    return _train(artifact, material, folder, display, True, asked.tensorboard, company)
 
 
 def _train(
     artifact: Artifact,
-    corpus: Corpus,
+    material: Material,
     folder: Path,
     display: Display,
     resume: bool,
     tensorboard: bool,
     company: Alone,
 ) -> Artifact:
-    artifact.baseline = _baseline(artifact, corpus)
+    artifact.baseline = material.baseline(artifact.model)
     if not artifact.model.by_gradient:
-        return _count(artifact, corpus, folder, display)
+        return _count(artifact, material, folder, display)
     config = from_dict(TrainConfig, artifact.recipe["training"], "config.json: recipe")
     torch.manual_seed(config.seed)
     metrics, saves = folder / "metrics.jsonl", folder / "checkpoints"
@@ -264,8 +255,8 @@ def _train(
     if resume and whole and "base" in artifact.recipe and not checkpoints(saves):
         start_again(artifact.model, artifact.recipe)
     model = artifact.base.model
-    together(company, "train", model, corpus, config, resume=resume)
-    trainer = Trainer(model, corpus, config, company)
+    together(company, "train", model, material, config, resume=resume)
+    trainer = Trainer(model, material.lessons, config, company)
     if resume and trainer.resume(saves, display.say):
         display.say(f"resumed at step {trainer.progress.step:,}")
     else:
@@ -278,7 +269,7 @@ def _train(
     kept = list(records(metrics, trainer.progress.step))
     _write_records(metrics, kept)
     every = max(1, config.steps // 1000)
-    display.begin(config.steps, trainer.progress.step)
+    display.begin(config.steps, trainer.progress.step, material.lessons.unit)
     failed: TrainingFailed | None = None
     with (
         track.events(folder / "events" if tensorboard else None, trainer.progress.step) as draw,
@@ -286,7 +277,7 @@ def _train(
     ):
 
         def report(record: dict[str, Any]) -> None:
-            checked = "held_out_bits_per_byte" in record
+            checked = "best" in record
             if checked or record["step"] % every == 0:
                 kept.append(record)
                 draw(record)
@@ -299,9 +290,9 @@ def _train(
                 except OSError as error:
                     display.say(f"{error}; training goes on")
                 artifact.model.eval()
-                length = min(200, max(40, SHOWN // sum(p.numel() for p in model.parameters())))
-                (shown,) = generate(artifact, length=length, seed=config.seed, **PLAIN)
-                display.sample(shown.text)
+                shown = material.shown(artifact, config.seed)
+                if shown is not None:
+                    display.sample(shown)
             display.report(record)
 
         try:
@@ -322,7 +313,7 @@ def _train(
         "finished": trainer.finished and failed is None,
         **({} if failed is None else {"diverged": str(failed)}),
     }
-    finish(artifact, corpus, folder, done, kept, display.working)
+    material.finish(artifact, folder, done, kept, display)
     display.end()
     if failed is None and not trainer.finished:
         display.say(f"stopped at step {at.step:,} and saved: --resume goes on")
@@ -335,13 +326,13 @@ def _train(
     return artifact
 
 
-def _count(artifact: Artifact, corpus: Corpus, folder: Path, display: Display) -> Artifact:
+def _count(artifact: Artifact, material: Material, folder: Path, display: Display) -> Artifact:
     artifact.save_config(folder)
     began = clock.perf_counter()
-    artifact.model.estimate([corpus.train])
+    artifact.model.estimate(material.counted())
     artifact.save_weights(folder)
     done: dict[str, Any] = {"seconds": round(clock.perf_counter() - began, 2)}
-    finish(artifact, corpus, folder, done, [], display.working)
+    material.finish(artifact, folder, done, [], display)
     display.end()
     return artifact
 
@@ -366,12 +357,3 @@ def _writing(folder: Path) -> Iterator[None]:
             f"{error}: what {folder} held before is intact; "
             "once it can be written, --resume goes on"
         ) from None
-
-
-def _baseline(artifact: Artifact, corpus: Corpus) -> SequenceModel | None:
-    """An n-gram on the same training part, to be beaten."""
-    if not artifact.model.by_gradient:
-        return None
-    baseline = make_model("ngram", "small", artifact.codec.space, None)
-    baseline.estimate([np.asarray(corpus.train[:BASELINE_SYMBOLS])])
-    return baseline.eval()

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from chainrule.artifact import Artifact, load_artifact
 from chainrule.core.codec import Encoded
 from chainrule.verbs import attention as _attention
 from chainrule.verbs import bench as _bench
 from chainrule.verbs import chat as _chat
+from chainrule.verbs import draw as _draw
 from chainrule.verbs import evaluate as _evaluate
 from chainrule.verbs import export as _export
+from chainrule.verbs import fill as _fill
 from chainrule.verbs import generate as _generate
+from chainrule.verbs import heat as _heat
 from chainrule.verbs import infill as _infill
 from chainrule.verbs import inspect as _inspect
 from chainrule.verbs import merge as _merge
@@ -29,8 +32,7 @@ from chainrule.verbs import score as _score
 from chainrule.verbs import search as _search
 from chainrule.verbs import stretch as _stretch
 from chainrule.verbs.generate import Prompt, Sample, Stream
-from chainrule.verbs.infill import Infilled
-from chainrule.verbs.score import Score
+from chainrule.verbs.pictures import of_pictures
 
 
 class Fitted:
@@ -40,9 +42,25 @@ class Fitted:
         self.artifact = artifact
 
     def generate(
-        self, prompt: Prompt | Sequence[Prompt] = "", n: int = 1, length: int = 300, **settings: Any
-    ) -> list[Sample]:
-        """n continuations of every prompt, text or symbols; settings as ``chainrule.generate``."""
+        self,
+        prompt: Prompt | Sequence[Prompt] = "",
+        n: int = 1,
+        length: int | None = None,
+        **settings: Any,
+    ) -> list[Any]:
+        """n continuations of every prompt, text or symbols: a list of ``Sample``.
+
+        Of a run of pictures n of these, a list of ``Drawn``; it takes no prompt and no length.
+        Settings as ``chainrule.generate``.
+        """
+        if of_pictures(self.artifact):
+            if not isinstance(prompt, str) or prompt or length is not None:
+                raise ValueError(
+                    "a prompt and a length are about text, and this run models pictures: top gives "
+                    "one its upper part"
+                )
+            return _draw.draw(self.artifact, n, **settings)
+        length = _generate.LENGTH if length is None else length
         return _generate.generate(self.artifact, prompt, n=n, length=length, **settings)
 
     def stream(self, prompt: Prompt = "", length: int = 300, **settings: Any) -> Stream:
@@ -79,13 +97,17 @@ class Fitted:
         """
         return _search.mbr(self.artifact, prompt, n, length, **settings)
 
-    def infill(self, text: str, **settings: Any) -> list[Infilled]:
-        """Fill the blanks of a text; settings as ``chainrule.infill``.
+    def infill(self, given: Any, **settings: Any) -> list[Any]:
+        """Fill the blanks of a text, or of a picture; settings as ``chainrule.infill``.
+
+        Returns a list of ``Infilled``, or of ``FilledPicture``.
 
         Raises:
             ValueError: no blank, a method that the model doesn't have, or settings out of bounds.
         """
-        return _infill.infill(self.artifact, text, **settings)
+        if of_pictures(self.artifact):
+            return _fill.fill(self.artifact, given, **settings)
+        return _infill.infill(self.artifact, given, **settings)
 
     def next(self, prefix: str, k: int = 5, **settings: Any) -> list[tuple[str, float]]:
         """The k likeliest words to come (or to complete), likeliest first; backend and dtype."""
@@ -99,12 +121,23 @@ class Fitted:
         """
         return _next.Typist(self.artifact, k, **settings)
 
-    def score(self, text: str | bytes | ArrayLike, **settings: Any) -> Score:
-        """The log-probability of a text, or of a series; settings: backend and dtype."""
-        return _score.score(self.artifact, text, **settings)
+    def score(self, given: Any, **settings: Any) -> Any:
+        """The log-probability of a text, a series or a picture; settings: backend and dtype.
 
-    def evaluate(self, source: str | Path, **where: Any) -> _evaluate.Evaluation:
-        """Bits per byte on other data, with n-gram, gzip and xz beside it."""
+        Returns a ``Score``; of a picture (a file or an array; ``label``: its class) a
+        ``PictureScore``.
+        """
+        if of_pictures(self.artifact):
+            return _heat.picture_score(self.artifact, given, **settings)
+        return _score.score(self.artifact, given, **settings)
+
+    def evaluate(self, source: str | Path, **where: Any) -> Any:
+        """Bits per byte on other data, with n-gram, gzip and xz beside it: an ``Evaluation``.
+
+        Of a run of pictures bits per dimension, with PNG and WebP: a ``PictureEvaluation``.
+        """
+        if of_pictures(self.artifact):
+            return _evaluate.evaluate_pictures(self.artifact, source, **where)
         return _evaluate.evaluate(self.artifact, source, **where)
 
     def passkey(self, source: str | Path, **settings: Any) -> _passkey.Passkey:

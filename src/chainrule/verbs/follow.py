@@ -14,30 +14,28 @@ from chainrule.artifact import Artifact, load_artifact
 from chainrule.core.config import from_dict, to_dict
 from chainrule.core.model import SequenceModel
 from chainrule.training.calibrate import calibrate
-from chainrule.training.data import Corpus
 from chainrule.training.distributed import Alone, Company
-from chainrule.training.shards import open_symbols
+from chainrule.training.plan import Lessons
 from chainrule.training.trainer import TrainConfig, Trainer, TrainingFailed
+from chainrule.verbs.material import Material
+from chainrule.verbs.media import lessons_of
 
 
 def together(
     company: Alone,
     what: str,
     model: SequenceModel,
-    corpus: Corpus,
+    material: Material,
     config: TrainConfig,
     **more: Any,
 ) -> None:
     """Process 0 to the others: do ``what`` with me, on this model and these symbols."""
     if company.size == 1:
         return
-    symbols = Path(corpus.train.filename).resolve().parent  # type: ignore[attr-defined]
-    data = {"train_bytes": corpus.train_bytes, "held_out_bytes": corpus.held_out_bytes}
     made = {"kind": registry.kind_of(model), **to_dict(model.config)}
     training = to_dict(config)
-    company.tell(
-        {"do": what, "model": made, "symbols": str(symbols), **data, "training": training, **more}
-    )
+    data = material.orders()
+    company.tell({"do": what, "model": made, "data": data, "training": training, **more})
 
 
 def follow(company: Alone, folder: Path) -> Artifact:
@@ -48,12 +46,14 @@ def follow(company: Alone, folder: Path) -> Artifact:
     """
     assert isinstance(company, Company), "one process alone follows nobody"
     while (order := company.hear())["do"] != "end":
-        model, corpus = _made(order)
+        model, lessons = _made(order)
         config = from_dict(TrainConfig, order["training"], "process 0")
         if order["do"] == "calibrate":
-            calibrate(model, corpus, config, order["seconds"], company)
+            calibrate(model, lessons, config, order["seconds"], company)
         else:
-            _train(Trainer(model, corpus, config, company), folder / "checkpoints", order["resume"])
+            _train(
+                Trainer(model, lessons, config, company), folder / "checkpoints", order["resume"]
+            )
     return load_artifact(folder)
 
 
@@ -65,17 +65,16 @@ def _train(trainer: Trainer, saves: Path, resume: bool) -> None:
         trainer.run(saves, _quiet, _quiet)
 
 
-def _made(order: dict[str, Any]) -> tuple[SequenceModel, Corpus]:
+def _made(order: dict[str, Any]) -> tuple[SequenceModel, Lessons]:
     data = dict(order["model"])
     cls: Any = registry.MODELS[data.pop("kind")]
-    found = open_symbols(Path(order["symbols"]))
-    if found is None:
+    lessons = lessons_of(order["data"])
+    if lessons is None:
         raise ValueError(
-            f"{order['symbols']} is not seen by all processes: set CHAINRULE_CACHE to a folder "
-            "that all machines share"
+            f"{order['data']['symbols']} is not seen by all processes: set CHAINRULE_CACHE to a "
+            "folder that all machines share"
         )
-    corpus = Corpus(*found, order["train_bytes"], order["held_out_bytes"])
-    return cls(from_dict(cls.Config, data, "process 0")), corpus
+    return cls(from_dict(cls.Config, data, "process 0")), lessons
 
 
 def _quiet(what: object) -> None: ...

@@ -17,9 +17,9 @@ from chainrule.artifact import Artifact
 from chainrule.codecs.symbols import read_json
 from chainrule.core.codec import Encoded
 from chainrule.core.config import bounded
-from chainrule.core.model import SequenceModel
+from chainrule.core.model import Condition, SequenceModel
 from chainrule.core.noise import Noise
-from chainrule.decoding.verify import Emitted, drain
+from chainrule.decoding.verify import Emitted, Stop, drain
 from chainrule.decoding.warps import Warps
 from chainrule.engine.backend import Choice
 from chainrule.models.constraints import constrained
@@ -27,6 +27,7 @@ from chainrule.models.wrappers import Bans, Forced, Penalties
 from chainrule.verbs.strategies import Decoding, check, decoding
 
 ROWS = 64  # continuations drawn at a time; more only cost memory
+LENGTH = 300  # symbols, unless asked
 # For what must be the same bytes wherever it is made: nothing that is measured, and no kernels.
 PLAIN: dict[str, Any] = {"strategy": "ancestral", "backend": "torch"}
 Prompt = str | Sequence[int] | NDArray[np.integer[Any]]  # text, or its symbols [T]
@@ -122,7 +123,7 @@ def generate(
     artifact: Artifact,
     prompt: Prompt | Sequence[Prompt] = "",
     n: int = 1,
-    length: int = 300,
+    length: int = LENGTH,
     **settings: Any,
 ) -> list[Sample]:
     """Draw n continuations of every prompt, ``length`` symbols at most.
@@ -210,11 +211,9 @@ def _pieces(steps: Iterator[Emitted], asked: Settings, texts: list[_Text]) -> It
 def _batch(
     artifact: Artifact, jobs: list[tuple[str, Tensor, int]], length: int, asked: Settings
 ) -> list[Sample]:
-    texts = [_Text(artifact, asked.stop) for _ in jobs]
+    texts, held = [_Text(artifact, asked.stop) for _ in jobs], list[Emitted]()
     symbols: list[list[int]] = [[] for _ in jobs]
-    nats = [0.0] * len(jobs)
-    ended = ["length"] * len(jobs)
-    held: list[Emitted] = []
+    nats, ended = [0.0] * len(jobs), ["length"] * len(jobs)
     prompts, ids = [x for _, x, _ in jobs], [i for _, _, i in jobs]
     with torch.no_grad():
         how, steps = _begin(artifact, prompts, ids, length, asked, texts)
@@ -222,32 +221,19 @@ def _batch(
             held.append(emitted)
             for row, why in zip(emitted.rows, emitted.done, strict=True):
                 ended[row] = why or ended[row]
-    for row, new, log_prob in _by_row(held):
+    for row, new, log_prob in by_row(held):
         symbols[row] += new
         nats[row] += log_prob
-    samples = []
+    samples, choice = [], None if how.choice is None else str(how.choice)
     for row, (prompt, _, _) in enumerate(jobs):
         text = artifact.codec.decode(Encoded(np.array(symbols[row], dtype=np.int64)))
-        cut = first_of(text, asked.stop)
-        text = text if cut is None else text[:cut]
-        samples.append(
-            Sample(
-                prompt + text,
-                text,
-                symbols[row],
-                nats[row],
-                how.strategy,
-                how.exactness,
-                ended[row],
-                asked.seed,
-                None if how.choice is None else str(how.choice),
-                str(how.on),
-            )
-        )
+        text = text[: first_of(text, asked.stop)]
+        made = how.strategy, how.exactness, ended[row], asked.seed, choice, str(how.on)
+        samples.append(Sample(prompt + text, text, symbols[row], nats[row], *made))
     return samples
 
 
-def _by_row(held: list[Emitted]) -> Iterator[tuple[int, list[int], float]]:
+def by_row(held: list[Emitted]) -> Iterator[tuple[int, list[int], float]]:
     """(row, symbols, nats); stretches of one symbol a step are converted in one go."""
     for _, steps in groupby(held, lambda e: (id(e.rows), e.symbols.shape[1])):
         group = list(steps)
@@ -272,6 +258,29 @@ def _begin(
     """The steps of one batch; with stop strings, ``texts`` follow along."""
     on = artifact.choose(asked.backend, asked.dtype, strategy=asked.strategy)
     model = wrapped(artifact, on, asked, [len(p) for p in prompts], length)
+
+    def stop(row: int, new: list[int]) -> int | None:
+        for k, symbol in enumerate(new):
+            if texts[row].push([symbol]):
+                return k + 1
+        return None
+
+    cut = stop if asked.stop else None
+    return decoded(artifact, on, model, prompts, ids, length, asked, stop=cut)
+
+
+def decoded(
+    artifact: Artifact,
+    on: Choice,
+    model: SequenceModel,
+    prompts: list[Tensor],
+    ids: list[int],
+    length: int,
+    asked: Settings,
+    cond: Condition | None = None,
+    stop: Stop | None = None,
+) -> tuple[Decoding, Iterator[Emitted]]:
+    """The steps in which ``model`` goes on from prompts [T_b], under what it is told."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     noise = Noise.seeded(asked.seed, ids).to(device)
     how = decoding(
@@ -287,18 +296,12 @@ def _begin(
         iterations=asked.iterations,
         threshold=asked.threshold,
     )
-    decoder, warps = how.decoder, asked.warps(len(prompts))
+    cond = None if cond is None else cond.to(device)
 
     def steps() -> Iterator[Emitted]:
-        begun = decoder.start([p.to(device) for p in prompts], noise, None, warps)
-        limits, seen = [length] * len(prompts), stop if asked.stop else None
-        yield from drain(decoder, begun, limits, model.space.eos, seen)
-
-    def stop(row: int, new: list[int]) -> int | None:
-        for k, symbol in enumerate(new):
-            if texts[row].push([symbol]):
-                return k + 1
-        return None
+        warps, limits = asked.warps(len(prompts)), [length] * len(prompts)
+        begun = how.decoder.start([p.to(device) for p in prompts], noise, cond, warps)
+        yield from drain(how.decoder, begun, limits, model.space.eos, stop)
 
     return how, steps()
 
@@ -333,9 +336,8 @@ def wrapped(
 
 def settings_of(given: dict[str, Any]) -> Settings:
     """Settings by name; raises ValueError for an unknown one."""
-    known = Settings.__dataclass_fields__
     for name in given:
-        if name not in known:
+        if name not in (known := Settings.__dataclass_fields__):
             raise ValueError(f"unknown setting {name!r}; known: {', '.join(known)}")
     return Settings(**given)
 

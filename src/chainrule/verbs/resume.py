@@ -9,7 +9,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from chainrule.training.data import Collection
 from chainrule.verbs.choosing import DEFAULT_TIME, Options, seconds_of
 
 FREE = ("tensorboard", "shard")  # options that change nothing in what is learned
@@ -53,13 +52,13 @@ def same_options(folder: Path, config: dict[str, Any], asked: Options) -> None:
         )
 
 
-def same_data(folder: Path, recipe: dict[str, Any], source: Any, found: Collection) -> None:
-    """Compare the documents.
+def same_data(folder: Path, recipe: dict[str, Any], source: Any, digest: str) -> None:
+    """Compare the data by its name in the cache.
 
     Raises:
         ValueError: naming both.
     """
-    if found.folder.name == recipe.get("data"):
+    if digest == recipe.get("data"):
         return
     now = ", ".join(map(str, source if isinstance(source, list) else [source]))
     was = ", ".join(recipe.get("source", ())) or "other data"

@@ -123,10 +123,12 @@ def _draft(artifact: Artifact, draft: Any) -> Artifact:
     if isinstance(draft, str | Path):
         draft = load_artifact(draft)
     other: Artifact = getattr(draft, "artifact", draft)
-    if other.codec.fingerprint() != artifact.codec.fingerprint():
+    theirs, own = other.any_codec, artifact.any_codec
+    if theirs.fingerprint() != own.fingerprint():
         raise ValueError(
-            f"draft {other.path}: its symbols ({other.codec.space.size:,} of codec "
-            f"{other.codec.name}) are not those of {artifact.path} ({artifact.codec.space.size:,} "
-            f"of codec {artifact.codec.name}): fit it on the same data with the same codec"
+            f"draft {other.path}: its symbols ({theirs.space.size:,} of codec "
+            f"{registry.codec_name(theirs)}) are not those of {artifact.path} "
+            f"({own.space.size:,} of codec {registry.codec_name(own)}): fit it on the same data "
+            "with the same codec"
         )
     return other

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chainrule.artifact import Artifact, load_artifact
 from chainrule.codecs.text import TextCodec
@@ -21,12 +21,22 @@ from chainrule.training.scoring import affordable, log_probs
 from chainrule.training.shards import VERSION, Progress, SymbolArray, open_symbols
 from chainrule.training.trainer import TrainConfig
 from chainrule.verbs.bring import TEMPLATE
-from chainrule.verbs.choosing import Options
+from chainrule.verbs.choosing import PICTURE_OPTIONS, Options
+
+if TYPE_CHECKING:
+    from chainrule.verbs.material import Material
 
 SLOWER = 3  # the learning rate is that of the run by so much: what was learned is to stay
 FOREIGN_LR = 3e-5  # of weights that came from elsewhere, all of which learn
 SCORED = 1_000_000  # symbols of a held-out part that a score reads
-_GIVEN = ("model", "size", "codec", "vocabulary", "tokenizer")
+_GIVEN = (
+    "model",
+    "size",
+    "codec",
+    "vocabulary",
+    "tokenizer",
+    *(name for name in PICTURE_OPTIONS if name != "labels"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Data:
     """Where the data of a run is, as its recipe says.
 
     Args:
-        data: its name in the cache; source, field, column: as they were given to ``fit``.
+        data: its name in the cache; source, field, column, labels: as they were given to ``fit``.
         held_out_bytes: how much of it was held out.
     """
 
@@ -43,6 +53,7 @@ class Data:
     field: str | None = None
     column: str | None = None
     held_out_bytes: int = 0
+    labels: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,7 @@ class Origin:
 
     Args:
         path: the run; weights: SHA-256 of its model.safetensors; was: its data.
-        old, new: held-out bits per byte before, on its data and on the new data. Without ``old``,
+        old, new: held-out bits per unit before, on its data and on the new data. Without ``old``,
             ``missing`` says why.
     """
 
@@ -179,22 +190,18 @@ class Base:
         return replace(fresh, baseline=None, path=None)
 
     def origin(
-        self, old_text: str | Path | None, corpus: Corpus, progress: Progress
+        self, old: str | Path | None, material: Material, progress: Progress
     ) -> dict[str, Any]:
         """Score both held-out parts as they are before, for the recipe: ``Origin`` as JSON.
 
-        ``old_text``: a file of what the run knew; None: what its recipe names.
+        ``old``: a file of what the run knew; None: what its recipe names.
         """
-        assert corpus.source is not None
         artifact, was = self.artifact, _data_of(self.artifact)
-        if old_text is not None:
-            cache = corpus.source.folder.parent
-            found_there = collect(old_text, cache=cache, progress=progress)
-            size = prepare(found_there, artifact.codec, progress=progress).held_out_bytes
-            was = Data(found_there.folder.name, (str(old_text),), None, None, size)
-        old = _old_bits(artifact, was, corpus, progress)
-        found = {"missing": old} if isinstance(old, str) else {"old": old}
-        new = held_out_bits(artifact.model, corpus.held_out, corpus.held_out_bytes, progress)
+        if old is not None:
+            was = material.data_of(old, artifact, progress)
+        before = material.bits_of(was, artifact, progress)
+        found = {"missing": before} if isinstance(before, str) else {"old": before}
+        new = material.bits(artifact.model, progress)
         weights = digest(Path(self.path) / "model.safetensors")
         return to_dict(Origin(self.path, weights, was, new, **found))
 
@@ -223,14 +230,14 @@ def start_again(model: SequenceModel, recipe: dict[str, Any]) -> None:
 
 
 def table(
-    artifact: Artifact, corpus: Corpus, bits: float, progress: Progress
+    artifact: Artifact, material: Material, bits: float, progress: Progress
 ) -> dict[str, dict[str, float] | str]:
-    """Held-out bits per byte, before and after, on the old and on the new data.
+    """Held-out bits per unit, before and after, on the old and on the new data.
 
     A row whose data is not to be found is a line that says so. ``bits``: new data, after.
     """
     origin = _origin(artifact.recipe)
-    after = _old_bits(artifact, origin.was, corpus, progress)
+    after = material.bits_of(origin.was, artifact, progress)
     if origin.old is None or isinstance(after, str):
         old: dict[str, float] | str = after if isinstance(after, str) else str(origin.missing)
     else:
@@ -252,8 +259,8 @@ def _origin(recipe: dict[str, Any]) -> Origin:
     return from_dict(Origin, recipe["base"], "config.json: recipe: base")
 
 
-def _old_bits(artifact: Artifact, was: Data, corpus: Corpus, progress: Progress) -> float | str:
-    """Bits per byte on the held-out part of the old data, or why there are none."""
+def old_bits(artifact: Artifact, was: Data, corpus: Corpus, progress: Progress) -> float | str:
+    """Bits per byte on the held-out part of the old text, or why there are none."""
     assert corpus.source is not None
     cache = corpus.source.folder.parent
     try:
@@ -261,6 +268,14 @@ def _old_bits(artifact: Artifact, was: Data, corpus: Corpus, progress: Progress)
     except (ValueError, OSError) as error:
         return f"not found: {error}"
     return held_out_bits(artifact.model, symbols, size, progress)
+
+
+def old_text(path: str | Path, artifact: Artifact, corpus: Corpus, progress: Progress) -> Data:
+    """Where the text is that a run is said to know."""
+    assert corpus.source is not None
+    found = collect(path, cache=corpus.source.folder.parent, progress=progress)
+    size = prepare(found, artifact.codec, progress=progress).held_out_bytes
+    return Data(found.folder.name, (str(path),), None, None, size)
 
 
 def _find(was: Data, codec: TextCodec, cache: Path, progress: Progress) -> tuple[SymbolArray, int]:

@@ -50,36 +50,61 @@ void fill(ChainruleMachine& m, std::int64_t index, std::int64_t first, std::int6
 
 // What both a run and a rollout are given of a state.
 struct State {
-  std::vector<Bytes> caches;         // [B, G, 2, blocks, bytes of a block], one a cache
+  // One a leaf that grows: caches [B, G, 2, blocks, bytes of a block], symbols [B, T + 1] and
+  // grids [B, H · W + 1, D].
+  std::vector<Bytes> caches;
   std::vector<Sizes> places;         // [B] each
   std::vector<Array<const float, 3>> memory;          // [B, S, D]
   std::vector<Array<const std::uint8_t, 2>> ok;       // [B, S]
 };
 
+// The rows of what is kept of pictures: `count` entries of `dim` numbers, and one behind them.
+template <class T>
+std::vector<T*> picture(const Bytes& slab, std::int64_t rows, std::int64_t count,
+                        std::int64_t dim) {
+  const std::int64_t each = (count + 1) * dim;
+  need(slab.dtype() == nb::dtype<T>() && slab.ndim() > 1 && extent(slab, 0) == rows &&
+           extent(slab, 1) == count + 1 &&
+           static_cast<std::int64_t>(slab.nbytes()) ==
+               rows * each * static_cast<std::int64_t>(sizeof(T)),
+       "a picture of another shape");
+  std::vector<T*> out;
+  for (std::int64_t b = 0; b < rows; ++b) out.push_back(static_cast<T*>(slab.data()) + b * each);
+  return out;
+}
+
 void read_state(const ChainruleMachine& m, const State& state, std::int64_t rows,
                 ChainruleCall& call) {
-  need(static_cast<std::int64_t>(state.caches.size()) == m.count(ChainruleKind::cache) &&
+  need(static_cast<std::int64_t>(state.caches.size()) ==
+               m.count(ChainruleKind::cache) + m.count(ChainruleKind::symbols) +
+                   m.count(ChainruleKind::grid) &&
            state.places.size() == state.caches.size(),
        "a wrong number of caches");
+  std::size_t grown = 0;
   need(static_cast<std::int64_t>(state.memory.size()) == m.count(ChainruleKind::fixed) &&
            state.ok.size() == state.memory.size(),
        "a wrong number of memories");
   for (const ChainruleLeaf& leaf : m.leaves()) {
     if (leaf.kind == ChainruleKind::cache) {
-      const Bytes& slab = state.caches[leaf.place];
+      const Bytes& slab = state.caches[grown];
       const std::int64_t groups = leaf.dim / leaf.width, block = m.block_bytes(leaf);
       need(slab.ndim() == 5 && extent(slab, 0) == rows && extent(slab, 1) == groups &&
                extent(slab, 2) == 2 && extent(slab, 3) > 0 && extent(slab, 4) > 0 &&
                static_cast<std::int64_t>(slab.nbytes()) == rows * groups * 2 * extent(slab, 3) * block,
            "a cache of another shape");
-      need(static_cast<std::int64_t>(state.places[leaf.place].size()) == rows, "a place a row");
+      need(static_cast<std::int64_t>(state.places[grown].size()) == rows, "a place a row");
       call.capacity.push_back(extent(slab, 3));
       std::vector<unsigned char*> each;
       for (std::int64_t b = 0; b < rows; ++b) {
         each.push_back(static_cast<unsigned char*>(slab.data()) + b * (slab.nbytes() / rows));
       }
       call.caches.push_back(each);
-      call.places.push_back(state.places[leaf.place]);
+      call.places.push_back(state.places[grown++]);
+    } else if (leaf.kind == ChainruleKind::symbols) {
+      call.seen.push_back(picture<std::int64_t>(state.caches[grown++], rows, m.grid().end(), 1));
+    } else if (leaf.kind == ChainruleKind::grid) {
+      const std::int64_t pixels = m.grid().height * m.grid().width;
+      call.grids.push_back(picture<float>(state.caches[grown++], rows, pixels, leaf.dim));
     } else if (leaf.kind == ChainruleKind::fixed) {
       const auto& memory = state.memory[leaf.place];
       const auto& ok = state.ok[leaf.place];
@@ -232,7 +257,9 @@ void rollout(ChainruleMachine& m, const Sizes& last, const Sizes& positions, con
 void chainrule_bind_machine(nb::module_& m) {
   nb::class_<ChainruleMachine>(m, "ChainruleMachine", "A Program made ready to run.")
       .def(nb::init<const std::vector<Sizes>&, const std::vector<Sizes>&, std::int64_t,
-                    std::int64_t, std::int64_t, int, int>())
+                    std::int64_t, std::int64_t, int, int, const Sizes&>(),
+           nb::arg("buffers"), nb::arg("leaves"), nb::arg("hidden"), nb::arg("logits"),
+           nb::arg("size"), nb::arg("kept"), nb::arg("threads"), nb::arg("grid") = Sizes{})
       .def("add_matrix", &ChainruleMachine::add_matrix)
       .def("fill", &fill)
       .def("tighten", &ChainruleMachine::tighten)

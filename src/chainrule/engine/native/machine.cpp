@@ -1,12 +1,9 @@
 // Building a machine. Whatever comes in is checked here once more, whoever checked it before.
 #include "machine.h"
 
-#include "ngram.h"
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <map>
 #include <stdexcept>
 
 namespace {
@@ -14,24 +11,8 @@ namespace {
 constexpr std::int64_t kWidest = std::int64_t{1} << 24;
 constexpr std::int64_t kColumns = std::int64_t{1} << 22;  // of all buffers: 2 GiB for 128 positions
 constexpr std::int64_t kKept = std::int64_t{1} << 26;     // values that a leaf has in a row
-constexpr std::int64_t kTurned = std::int64_t{1} << 14;   // columns of all tables of angles
+constexpr std::int64_t kPicture = std::int64_t{1} << 28;  // values of a grid in a row
 constexpr int kThreads = 1024;
-
-std::int64_t chainrule_round16(std::int64_t n) { return (n + 15) / 16 * 16; }
-
-const std::map<std::string, ChainruleOp>& chainrule_ops() {
-  static const std::map<std::string, ChainruleOp> ops = {
-      {"embed", ChainruleOp::embed},   {"symbol", ChainruleOp::symbol},
-      {"wave", ChainruleOp::wave},     {"linear", ChainruleOp::linear},
-      {"bias", ChainruleOp::bias},     {"add", ChainruleOp::add},
-      {"mul", ChainruleOp::mul},       {"norm", ChainruleOp::norm},
-      {"activate", ChainruleOp::activate}, {"gate", ChainruleOp::gate},
-      {"rope", ChainruleOp::rope},     {"attend", ChainruleOp::attend},
-      {"cross", ChainruleOp::cross},   {"cell", ChainruleOp::cell},
-      {"recent", ChainruleOp::recent}, {"backoff", ChainruleOp::backoff},
-      {"table", ChainruleOp::table}};
-  return ops;
-}
 
 }  // namespace
 
@@ -42,7 +23,7 @@ void ChainruleMachine::refuse(const std::string& op, const std::string& why) con
 ChainruleMachine::ChainruleMachine(const std::vector<std::vector<std::int64_t>>& buffers,
                                    const std::vector<std::vector<std::int64_t>>& leaves,
                                    std::int64_t hidden, std::int64_t logits, std::int64_t size,
-                                   int kept, int threads)
+                                   int kept, int threads, const std::vector<std::int64_t>& grid)
     : hidden_(hidden), logits_(logits), size_(size), kept_(static_cast<ChainruleKept>(kept)),
       pool_(threads < kThreads ? threads : kThreads) {
   if (kept < 0 || kept > 2) refuse("attend", "an unknown kind of cache");
@@ -73,14 +54,20 @@ ChainruleMachine::ChainruleMachine(const std::vector<std::vector<std::int64_t>>&
       buffers_[logits].dim != size) {
     refuse("program", "hidden and logits must be whole buffers, logits of V columns");
   }
-  std::int64_t places[3] = {0, 0, 0};
+  set_grid(grid);
+  std::int64_t places[5] = {};
+  const int kinds = grid_.width ? 5 : 3;  // the last two are of pictures
   for (const auto& given : leaves) {
-    if (given.size() != 3 || given[0] < 0 || given[0] > 2 || given[1] < 1 || given[1] > kWidest ||
+    if (given.size() != 3 || given[0] < 0 || given[0] >= kinds || given[1] < 1 || given[1] > kWidest ||
         given[2] < 1 || given[2] > kWidest || given[1] > kKept / given[2]) {
       refuse("leaf", "an unknown kind, or a size out of bounds");
     }
     if (given[0] == 1 && given[1] % given[2]) refuse("leaf", "a cache whose heads don't fit");
     if (given[0] == 2 && given[1] % 2) refuse("leaf", "a memory without room for keys and values");
+    if (given[0] > 2 && (given[2] != 1 || (given[0] == 3 && given[1] != 1) ||
+                         grid_.height * grid_.width > kPicture / given[1])) {
+      refuse("leaf", "a picture whose size is out of bounds");
+    }
     leaves_.push_back({static_cast<ChainruleKind>(given[0]), given[1], given[2], places[given[0]]++});
   }
   work_.resize(places[0]);
@@ -243,153 +230,24 @@ std::int64_t ChainruleMachine::weight_bytes() const {
   return static_cast<std::int64_t>(bytes);
 }
 
-// ---- ops ----
+// ---- room for so many rows of buffers ----
 
-void ChainruleMachine::add_op(const std::string& name, std::vector<std::int64_t> at, double real,
-                              bool head) {
-  const auto found = chainrule_ops().find(name);
-  if (found == chainrule_ops().end()) refuse(name, "unknown");
-  const ChainruleOp op = found->second;
-  static constexpr std::size_t kSizes[] = {3, 1, 3, 4, 3, 3, 3, 6, 3, 3, 5, 9, 4, 6, 3, 6, 2};
-  if (at.size() != kSizes[static_cast<int>(op)]) refuse(name, "a wrong number of arguments");
-  const auto need = [&](bool ok, const char* why) {
-    if (!ok) refuse(name, why);
-  };
-  const auto buffer = [&](std::size_t i) -> const ChainruleBuffer& {
-    need(at[i] >= 0 && at[i] < static_cast<std::int64_t>(buffers_.size()), "a buffer out of range");
-    return buffers_[at[i]];
-  };
-  const auto weight = [&](std::size_t i, int kind, std::int64_t rows, std::int64_t cols) {
-    need(at[i] >= 0 && at[i] < static_cast<std::int64_t>(weights_.size()), "a weight out of range");
-    const ChainruleWeight& w = *weights_[at[i]];
-    need(w.kind == kind, "a weight of another kind");
-    need(kind > 1 || rows < 0 || w.matrix.rows == rows, "a weight whose rows don't fit");
-    need(kind != 0 || w.matrix.cols == cols, "a weight whose columns don't fit");
-  };
-  const auto leaf = [&](std::size_t i, ChainruleKind kind, std::int64_t dim) {
-    need(at[i] >= 0 && at[i] < static_cast<std::int64_t>(leaves_.size()), "a leaf out of range");
-    need(leaves_[at[i]].kind == kind && leaves_[at[i]].dim == dim, "a leaf that doesn't fit");
-  };
-  const auto optional = [&](std::size_t i, std::int64_t rows) {
-    if (at[i] != -1) weight(i, 1, rows, 0);
-  };
-  const ChainruleBuffer& out = buffer(0);
-  need(out.root == at[0], "it writes a view");
-  const auto bytes = [&](std::int64_t index, std::int64_t rows, std::int64_t cols) {
-    const auto type = weights_[index]->matrix.type;
-    return rows * cols * (type == ChainruleType::f32 ? 8 : type == ChainruleType::bf16 ? 4 :
-                          type == ChainruleType::q4  ? 1 : 2) / 2;
-  };
-  const std::int64_t dim = out.dim;
-  switch (op) {
-    case ChainruleOp::embed:
-      weight(1, 0, -1, dim);
-      need(at[2] == 0 || at[2] == 1, "an unknown kind");
-      break;
-    case ChainruleOp::table:
-      weight(1, 1, -1, 0);
-      need(weights_[at[1]]->matrix.rows % dim == 0, "a table whose columns don't fit");
-      break;
-    case ChainruleOp::symbol: need(dim == 1, "it makes one column"); break;
-    case ChainruleOp::wave: weight(1, 1, dim, 0), weight(2, 1, dim, 0); break;
-    case ChainruleOp::linear: {
-      weight(2, 0, dim, buffer(1).dim), optional(3, dim);
-      (head ? head_bytes_ : bytes_) += bytes(at[2], dim, buffer(1).dim);
-      break;
-    }
-    case ChainruleOp::bias: need(buffer(1).dim == dim, "widths differ"), weight(2, 1, dim, 0); break;
-    case ChainruleOp::add:
-    case ChainruleOp::mul:
-      need(buffer(1).dim == dim && buffer(2).dim == dim, "widths differ");
-      break;
-    case ChainruleOp::norm:
-      need(buffer(1).dim == dim && real > 0, "widths differ");
-      need(at[5] > 0 && dim % at[5] == 0, "heads that don't fit");
-      weight(2, 1, at[5], 0), optional(3, at[5]);
-      break;
-    case ChainruleOp::activate:
-      need(buffer(1).dim == dim && at[2] >= 0 && at[2] < 6, "an unknown function");
-      break;
-    case ChainruleOp::gate:
-      need(buffer(1).dim == 2 * dim && at[2] >= 0 && at[2] < 6, "an unknown function");
-      break;
-    case ChainruleOp::rope: {
-      need(buffer(1).dim == dim && at[2] > 1 && at[2] % 2 == 0 && dim % at[2] == 0 && at[3] >= 0,
-           "heads that don't fit");
-      weight(4, 3, 0, 0);
-      need(static_cast<std::int64_t>(weights_[at[4]]->reals.size()) == at[2] / 2 && real > 0,
-           "rates that don't fit");
-      std::size_t turn = 0;
-      while (turn < turns_.size() && (turns_[turn].rates != at[4] || turns_[turn].scale != real)) ++turn;
-      std::int64_t columns = at[2];
-      for (const Turn& each : turns_) columns += each.width;
-      if (turn == turns_.size()) {
-        need(columns <= kTurned, "more angles than there is room for");
-        turns_.push_back({at[2], at[4], real, {}});
-      }
-      at.push_back(static_cast<std::int64_t>(turn));
-      break;
-    }
-    case ChainruleOp::attend: {
-      const std::int64_t keys = buffer(2).dim;
-      need(at[5] > 0 && buffer(1).dim == dim && dim % at[5] == 0 && buffer(3).dim == keys &&
-               keys % (dim / at[5]) == 0 && at[5] % (keys / (dim / at[5])) == 0,
-           "heads that don't fit");
-      leaf(4, ChainruleKind::cache, keys);
-      need(leaves_[at[4]].width == dim / at[5], "a cache of other heads");
-      need(at[6] > 0 && at[6] <= kWidest && at[7] >= 0 && at[7] <= kWidest, "a window out of bounds");
-      if (at[8] != -1) need(buffer(8).dim == dim, "widths differ");
-      break;
-    }
-    case ChainruleOp::cross:
-      need(at[3] > 0 && buffer(1).dim == dim && dim % at[3] == 0, "heads that don't fit");
-      leaf(2, ChainruleKind::fixed, 2 * dim);
-      break;
-    case ChainruleOp::cell: {
-      need(at[3] >= 0 && at[3] < 4, "an unknown kind");
-      static constexpr std::int64_t kGates[] = {1, 4, 3, 2};
-      need(buffer(1).dim == kGates[at[3]] * dim, "gates that don't fit");
-      leaf(2, ChainruleKind::window, at[3] == 1 ? 2 * dim : dim);
-      need(leaves_[at[2]].width == 1, "a window that is too wide");
-      if (at[3] != 3) {
-        weight(4, 0, kGates[at[3]] * dim, dim), weight(5, 1, kGates[at[3]] * dim, 0);
-        bytes_ += bytes(at[4], kGates[at[3]] * dim, dim);
-        most_gates_ = std::max(most_gates_, chainrule_round16(kGates[at[3]] * dim));
-      }
-      break;
-    }
-    case ChainruleOp::recent:
-      leaf(2, ChainruleKind::window, buffer(1).dim);
-      need(dim == buffer(1).dim * leaves_[at[2]].width, "a window that doesn't fit");
-      break;
-    case ChainruleOp::backoff: {
-      weight(2, 2, 0, 0), weight(3, 2, 0, 0), weight(4, 3, 0, 0), weight(5, 3, 0, 0);
-      const std::size_t contexts = weights_[at[2]]->ints.size(), grams = weights_[at[3]]->ints.size();
-      need(buffer(1).dim < kChainruleMaxOrder && dim == size_ && weights_[at[4]]->reals.size() == grams &&
-               weights_[at[5]]->reals.size() == contexts + 1 &&
-               grams > static_cast<std::size_t>(size_),
-           "tables that don't fit each other");
-      break;
+void ChainruleMachine::make_room(std::int64_t rows) {
+  settle();
+  if (rows <= room_) return;  // nothing is allocated by a thread of the pool
+  const std::int64_t wide = (widest_ + 64) * rows;
+  scratch_ = ChainruleMemory(static_cast<std::size_t>((columns_ * rows + 64) * 4));
+  std::memset(scratch_.data(), 0, scratch_.bytes());
+  prepared_ = ChainruleMemory(static_cast<std::size_t>(wide * 4 + 64));
+  prepared_scale_ = ChainruleMemory(static_cast<std::size_t>(most_groups_ * rows * 4 + 64));
+  prepared_offset_ = ChainruleMemory(static_cast<std::size_t>(most_groups_ * rows * 4 + 64));
+  gates_.resize(static_cast<std::size_t>(rows * most_gates_ + 16));
+  for (auto& room : loose_) room.resize(static_cast<std::size_t>(tight_units_ * 128));
+  for (auto& law : laws_) law.resize(static_cast<std::size_t>(size_));
+  for (auto& made : angles_) {
+    for (const Turn& turn : turns_) {
+      if (made.size() < static_cast<std::size_t>(turn.width)) made.resize(turn.width);
     }
   }
-  const bool in_place = op == ChainruleOp::bias || op == ChainruleOp::add ||
-                        op == ChainruleOp::mul || op == ChainruleOp::activate;
-  if (op == ChainruleOp::attend) {
-    for (std::size_t i : {1, 2, 3, 8}) {
-      need(at[i] < 0 || buffers_[at[i]].root != at[0], "it reads what it writes");
-    }
-  } else if (!in_place && at.size() > 1 && op != ChainruleOp::embed && op != ChainruleOp::wave &&
-             op != ChainruleOp::table) {
-    need(buffer(1).root != at[0], "it reads what it writes");
-  }
-  if (head) {
-    need(op == ChainruleOp::linear || in_place || op == ChainruleOp::norm ||
-             op == ChainruleOp::gate || op == ChainruleOp::backoff,
-         "it can't stand in the head");
-  }
-  const bool product = op == ChainruleOp::linear || (op == ChainruleOp::cell && at[3] != 3);
-  const bool mixes = op == ChainruleOp::attend || op == ChainruleOp::recent ||
-                     op == ChainruleOp::cell;  // of rows or steps
-  (head ? head_meetings_ : meetings_) += 2 * product + 2 * mixes;
-  (head ? head_ : ops_).push_back({op, std::move(at), real});
+  room_ = rows;
 }

@@ -14,7 +14,7 @@
 
 enum class ChainruleOp : int {
   embed, symbol, wave, linear, bias, add, mul, norm, activate, gate, rope, attend, cross, cell,
-  recent, backoff, table
+  recent, backoff, table, near, around, place
 };
 
 struct ChainruleBuffer {
@@ -22,7 +22,9 @@ struct ChainruleBuffer {
   std::int64_t stride = 0, offset = 0;        // floats from row to row; floats before it, a row
 };
 
-enum class ChainruleKind : int { window, cache, fixed };
+enum class ChainruleKind : int { window, cache, fixed, symbols, grid };
+
+inline std::int64_t chainrule_round16(std::int64_t n) { return (n + 15) / 16 * 16; }
 
 struct ChainruleLeaf {
   ChainruleKind kind = ChainruleKind::window;
@@ -48,6 +50,27 @@ struct ChainruleStep {
   double real = 0;
 };
 
+// Ops that run together: for every symbol, on hidden states, for a picture's row, for a pixel.
+enum ChainrulePart : int { kChainruleOps, kChainruleHead, kChainruleRows, kChainrulePixels };
+
+struct ChainruleList {
+  std::vector<ChainruleStep> ops;
+  std::int64_t bytes = 0;     // of weights that a symbol is multiplied with
+  std::int64_t meetings = 1;  // of the threads, a symbol
+};
+
+// Pictures of T = height · width · channels symbols; no width: none.
+struct ChainruleGrid {
+  std::int64_t height = 0, width = 0, channels = 0;
+  std::int64_t end() const { return height * width * channels; }
+};
+
+// A pixel that a part of the ops works on: of which row of the batch, and how many symbols of its
+// picture were consumed when the part began.
+struct ChainruleSpot {
+  std::int64_t line = 0, row = 0, column = 0, consumed = 0;
+};
+
 // One call: B rows, L symbols each. Pointers per row, so that rows may come from anywhere.
 struct ChainruleCall {
   std::int64_t rows = 0, length = 0;
@@ -62,6 +85,8 @@ struct ChainruleCall {
   std::vector<std::vector<const float*>> memory;           // [fixed][B], each [S][D]
   std::vector<std::vector<const std::uint8_t*>> memory_ok; // [fixed][B], each [S]
   std::vector<std::int64_t> memory_length;                 // [fixed]
+  std::vector<std::vector<std::int64_t*>> seen;            // [symbols leaf][B], each [T + 1]
+  std::vector<std::vector<float*>> grids;                  // [grid][B], each [H · W + 1][D]
   std::vector<float*> hidden;                              // [B], each [L][D]
 };
 
@@ -69,10 +94,12 @@ using ChainruleTake = std::function<void(std::int64_t n, const float* logits, in
 
 class ChainruleMachine {
  public:
-  // buffers [n][3]: dim, root, first; leaves [m][3]: kind, dim, width.
+  // buffers [n][3]: dim, root, first; leaves [m][3]: kind, dim, width; grid: height, width and
+  // channels, or nothing.
   ChainruleMachine(const std::vector<std::vector<std::int64_t>>& buffers,
                    const std::vector<std::vector<std::int64_t>>& leaves, std::int64_t hidden,
-                   std::int64_t logits, std::int64_t size, int kept, int threads);
+                   std::int64_t logits, std::int64_t size, int kept, int threads,
+                   const std::vector<std::int64_t>& grid);
 
   // A matrix of zeros, and rows of it in Python's row by row layout (engine/quantize.py).
   std::int64_t add_matrix(int kind, std::int64_t rows, std::int64_t cols, std::int64_t group);
@@ -85,7 +112,7 @@ class ChainruleMachine {
   std::int64_t add_vector(const float* data, std::int64_t size);
   std::int64_t add_ints(const std::int64_t* data, std::int64_t size);
   std::int64_t add_reals(const double* data, std::int64_t size);
-  void add_op(const std::string& name, std::vector<std::int64_t> at, double real, bool head);
+  void add_op(const std::string& name, std::vector<std::int64_t> at, double real, int part);
 
   // Consumes symbols; the caches, new windows and hidden of the call are written.
   void run(const ChainruleCall& call);
@@ -93,6 +120,7 @@ class ChainruleMachine {
   // at a time; it must not throw.
   void head(const float* hidden, std::int64_t count, const ChainruleTake& take);
 
+  const ChainruleGrid& grid() const { return grid_; }
   const std::vector<ChainruleLeaf>& leaves() const { return leaves_; }
   std::int64_t hidden_dim() const { return buffers_[hidden_].dim; }
   std::int64_t size() const { return size_; }
@@ -117,6 +145,14 @@ class ChainruleMachine {
   }
   void check(const ChainruleCall& call) const;
   void settle();
+  void set_grid(const std::vector<std::int64_t>& grid);
+  void check_near(const std::vector<std::int64_t>& at);
+  void check_around(const std::vector<std::int64_t>& at, int part);
+  void check_picture(const ChainruleCall& call) const;
+  void begin_symbol();
+  void run_part(ChainrulePart part, std::int64_t wide);
+  void do_near(const ChainruleStep& step, std::int64_t n);
+  void do_around(const ChainruleStep& step, int thread);
   std::size_t tightened(ChainruleWeight& weight, unsigned char* to) const;
   void make_room(std::int64_t rows);
   void piece(const ChainruleCall& call, std::int64_t first, std::int64_t length);
@@ -136,11 +172,11 @@ class ChainruleMachine {
   std::vector<std::unique_ptr<ChainruleWeight>> weights_;
   std::vector<ChainruleMemory> pieces_;  // matrices side by side: a huge page each would be wasted
   std::vector<std::int64_t> waiting_;    // matrices without room
-  std::vector<ChainruleStep> ops_, head_;
+  ChainruleList parts_[4];  // by ChainrulePart
+  ChainruleGrid grid_;
+  std::vector<bool> given_;  // of every leaf that is a grid: whether an op gives its values
   std::int64_t hidden_, logits_, size_, columns_ = 0, widest_ = 0, most_groups_ = 1, tight_units_ = 0;
   std::int64_t most_gates_ = 0;
-  std::int64_t bytes_ = 0, head_bytes_ = 0;  // of weights that a symbol is multiplied with
-  std::int64_t meetings_ = 1, head_meetings_ = 1;  // of the threads, a symbol
   std::int64_t alone_ = 256'000;
   ChainruleKept kept_;
   ChainrulePool pool_;
@@ -150,6 +186,8 @@ class ChainruleMachine {
   const ChainruleCall* call_ = nullptr;
   std::int64_t first_ = 0, length_ = 0, rows_ = 0;  // N
   std::int64_t room_ = 0;
+  std::vector<std::int64_t> lines_;    // rows of the batch that begin a picture's row or a pixel
+  std::vector<ChainruleSpot> spots_;   // [row of the buffers], of pictures
   ChainruleMemory scratch_, prepared_, prepared_scale_, prepared_offset_;
   std::vector<std::vector<unsigned char>> loose_;  // [thread]
   std::vector<std::uint64_t> lanes_;

@@ -1,5 +1,6 @@
 #include "rollout.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "dispatch.h"
@@ -15,43 +16,51 @@ std::int64_t chainrule_place(const ChainruleRollout& job, std::int64_t b, std::i
   return b * job.kept + (job.kept == 1 ? 0 : step);
 }
 
-// The rows of `job` that go on, as one call of one symbol each.
-ChainruleCall chainrule_call(const ChainruleMachine& machine, const ChainruleRollout& job,
-                             const std::vector<std::int64_t>& going, std::int64_t step,
-                             std::vector<std::int64_t>& symbols) {
-  ChainruleCall call;
-  const auto rows = static_cast<std::int64_t>(going.size());
-  call.rows = rows, call.length = 1;
-  symbols.resize(going.size());
-  call.capacity = job.state.capacity;
-  call.memory_length = job.state.memory_length;
-  call.caches.resize(job.state.caches.size()), call.places.resize(job.state.caches.size());
-  call.memory.resize(job.state.memory.size()), call.memory_ok.resize(job.state.memory.size());
+// Points a call of one symbol each at the rows of `job` that go on. What moves with every step is
+// set by `chainrule_move`.
+void chainrule_aim(const ChainruleMachine& machine, const ChainruleRollout& job,
+                   const std::vector<std::int64_t>& going, ChainruleCall& call) {
+  call.rows = static_cast<std::int64_t>(going.size()), call.length = 1;
+  call.capacity = job.state.capacity, call.memory_length = job.state.memory_length;
+  const auto chosen = [&](const auto& from, auto& to) {
+    to.resize(from.size());
+    for (std::size_t i = 0; i < from.size(); ++i) {
+      to[i].clear();
+      for (const std::int64_t b : going) to[i].push_back(from[i][b]);
+    }
+  };
+  chosen(job.state.caches, call.caches), chosen(job.state.places, call.places);
+  chosen(job.state.memory, call.memory), chosen(job.state.memory_ok, call.memory_ok);
+  chosen(job.state.seen, call.seen), chosen(job.state.grids, call.grids);
   call.windows.resize(job.windows.size()), call.new_windows.resize(job.windows.size());
-  for (std::int64_t i = 0; i < rows; ++i) {
-    const std::int64_t b = going[i];
-    symbols[i] = step ? job.symbols[b * job.most + step - 1] : job.last[b];
-    call.positions.push_back(job.position[b] + step);
-    call.hidden.push_back(job.hidden + chainrule_place(job, b, step) * machine.hidden_dim());
-    for (std::size_t c = 0; c < call.caches.size(); ++c) {
-      call.caches[c].push_back(job.state.caches[c][b]);
-      call.places[c].push_back(job.state.places[c][b] + step);
-    }
-    for (std::size_t m = 0; m < call.memory.size(); ++m) {
-      call.memory[m].push_back(job.state.memory[m][b]);
-      call.memory_ok[m].push_back(job.state.memory_ok[m][b]);
-    }
-  }
   for (const ChainruleLeaf& leaf : machine.leaves()) {
     if (leaf.kind != ChainruleKind::window) continue;
-    for (std::int64_t i = 0; i < rows; ++i) {
-      call.windows[leaf.place].push_back(job.windows[leaf.place] + going[i] * leaf.width * leaf.dim);
-      call.new_windows[leaf.place].push_back(job.fresh[leaf.place] +
-                                             chainrule_place(job, going[i], step) * leaf.dim);
+    auto& windows = call.windows[leaf.place];
+    windows.clear(), call.new_windows[leaf.place].resize(going.size());
+    for (const std::int64_t b : going) {
+      windows.push_back(job.windows[leaf.place] + b * leaf.width * leaf.dim);
     }
   }
-  call.symbols = symbols.data();
-  return call;
+  call.positions.resize(going.size()), call.hidden.resize(going.size());
+}
+
+void chainrule_move(const ChainruleMachine& machine, const ChainruleRollout& job,
+                    const std::vector<std::int64_t>& going, std::int64_t step,
+                    std::vector<std::int64_t>& symbols, ChainruleCall& call) {
+  symbols.resize(going.size()), call.symbols = symbols.data();
+  for (std::size_t i = 0; i < going.size(); ++i) {
+    const std::int64_t b = going[i], place = chainrule_place(job, b, step);
+    symbols[i] = step ? job.symbols[b * job.most + step - 1] : job.last[b];
+    call.positions[i] = job.position[b] + step;
+    call.hidden[i] = job.hidden + place * machine.hidden_dim();
+    for (std::size_t c = 0; c < call.places.size(); ++c) {
+      call.places[c][i] = job.state.places[c][b] + step;
+    }
+    for (const ChainruleLeaf& leaf : machine.leaves()) {
+      if (leaf.kind != ChainruleKind::window) continue;
+      call.new_windows[leaf.place][i] = job.fresh[leaf.place] + place * leaf.dim;
+    }
+  }
 }
 
 }  // namespace
@@ -70,11 +79,33 @@ void chainrule_rollout(ChainruleMachine& machine, ChainruleRollout& job) {
     if (!plain) room.resize(static_cast<std::size_t>(size * 6));  // of a thread of the pool
   }
 
+  ChainruleCall call;
   std::vector<std::int64_t> going, symbols;
   for (std::int64_t b = 0; b < job.rows; ++b) going.push_back(b), job.count[b] = 0;
   std::vector<float> hidden(static_cast<std::size_t>(job.rows * dim));
-  for (std::int64_t step = 0; step < job.most && !going.empty(); ++step) {
-    machine.run(chainrule_call(machine, job, going, step, symbols));
+  std::int64_t step = 0;
+  const ChainruleTake take = [&](std::int64_t i, const float* logits, int thread) {
+    const std::int64_t b = going[i], at = b * job.most + step;
+    const std::int64_t number = job.number[b] + step;
+    std::int64_t& x = job.symbols[at];
+    if (chainrule_plain(job.warp[b])) {
+      x = k.draw_plain(logits, size, lanes.data(), job.key[b], number, job.log_prob + at);
+    } else {
+      double* const log_p = machine.sampling()[static_cast<std::size_t>(thread)].data();
+      double* const warped = log_p + size;
+      k.log_softmax(logits, size, log_p);
+      k.warp(job.warp[b], log_p, size, warped + size, warped);
+      x = k.draw(warped, size, lanes.data(), job.key[b], number);
+      job.log_prob[at] = log_p[x];
+    }
+    ++job.count[b];
+  };
+  for (; step < job.most && !going.empty(); ++step) {
+    if (static_cast<std::int64_t>(going.size()) != call.rows) {
+      chainrule_aim(machine, job, going, call);
+    }
+    chainrule_move(machine, job, going, step, symbols, call);
+    machine.run(call);
     const auto rows = static_cast<std::int64_t>(going.size());
     for (const ChainruleLeaf& leaf : machine.leaves()) {
       if (leaf.kind != ChainruleKind::window) continue;
@@ -90,26 +121,8 @@ void chainrule_rollout(ChainruleMachine& machine, ChainruleRollout& job) {
       const float* const from = job.hidden + chainrule_place(job, going[i], step) * dim;
       std::memcpy(hidden.data() + i * dim, from, dim * 4);
     }
-    machine.head(hidden.data(), rows, [&](std::int64_t i, const float* logits, int thread) {
-      const std::int64_t b = going[i], at = b * job.most + step;
-      const std::int64_t number = job.number[b] + step;
-      std::int64_t& x = job.symbols[at];
-      if (chainrule_plain(job.warp[b])) {
-        x = k.draw_plain(logits, size, lanes.data(), job.key[b], number, job.log_prob + at);
-      } else {
-        double* const log_p = machine.sampling()[static_cast<std::size_t>(thread)].data();
-        double* const warped = log_p + size;
-        k.log_softmax(logits, size, log_p);
-        k.warp(job.warp[b], log_p, size, warped + size, warped);
-        x = k.draw(warped, size, lanes.data(), job.key[b], number);
-        job.log_prob[at] = log_p[x];
-      }
-      ++job.count[b];
-    });
-    std::vector<std::int64_t> on;
-    for (const std::int64_t b : going) {
-      if (job.symbols[b * job.most + step] != job.stop) on.push_back(b);
-    }
-    going.swap(on);
+    machine.head(hidden.data(), rows, take);
+    const auto ended = [&](std::int64_t b) { return job.symbols[b * job.most + step] == job.stop; };
+    going.erase(std::remove_if(going.begin(), going.end(), ended), going.end());
   }
 }

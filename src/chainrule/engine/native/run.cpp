@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <stdexcept>
 
 #include "dispatch.h"
@@ -15,26 +16,6 @@ constexpr std::int64_t kFarthest = std::int64_t{1} << 40;
 constexpr std::int64_t kSymbols = std::int64_t{1} << 24;  // numbers that a float holds exactly
 
 }  // namespace
-
-void ChainruleMachine::make_room(std::int64_t rows) {
-  settle();
-  if (rows <= room_) return;  // nothing is allocated by a thread of the pool
-  const std::int64_t wide = (widest_ + 64) * rows;
-  scratch_ = ChainruleMemory(static_cast<std::size_t>((columns_ * rows + 64) * 4));
-  std::memset(scratch_.data(), 0, scratch_.bytes());
-  prepared_ = ChainruleMemory(static_cast<std::size_t>(wide * 4 + 64));
-  prepared_scale_ = ChainruleMemory(static_cast<std::size_t>(most_groups_ * rows * 4 + 64));
-  prepared_offset_ = ChainruleMemory(static_cast<std::size_t>(most_groups_ * rows * 4 + 64));
-  gates_.resize(static_cast<std::size_t>(rows * most_gates_ + 16));
-  for (auto& room : loose_) room.resize(static_cast<std::size_t>(tight_units_ * 128));
-  for (auto& law : laws_) law.resize(static_cast<std::size_t>(size_));
-  for (auto& made : angles_) {
-    for (const Turn& turn : turns_) {
-      if (made.size() < static_cast<std::size_t>(turn.width)) made.resize(turn.width);
-    }
-  }
-  room_ = rows;
-}
 
 void ChainruleMachine::check(const ChainruleCall& call) const {
   if (call.rows < 1 || call.length < 1) throw std::invalid_argument("no symbols to consume");
@@ -51,7 +32,8 @@ void ChainruleMachine::check(const ChainruleCall& call) const {
       }
     }
   }
-  for (const ChainruleStep& each : ops_) {
+  if (grid_.width) check_picture(call);
+  for (const ChainruleStep& each : parts_[kChainruleOps].ops) {
     const bool number = each.op == ChainruleOp::symbol, table = each.op == ChainruleOp::table;
     if (each.op != ChainruleOp::embed && !number && !table) continue;
     const std::int64_t rows = number ? kSymbols : weights_[each.at[1]]->matrix.rows /
@@ -68,7 +50,9 @@ void ChainruleMachine::check(const ChainruleCall& call) const {
 
 void ChainruleMachine::run(const ChainruleCall& call) {
   check(call);
-  const std::int64_t most = call.both ? call.length : std::max<std::int64_t>(1, kMost / call.rows);
+  const std::int64_t most = grid_.width ? 1
+                            : call.both ? call.length
+                                        : std::max<std::int64_t>(1, kMost / call.rows);
   const std::int64_t each = std::min(call.length, most);
   for (const ChainruleLeaf& leaf : leaves_) {
     if (leaf.kind != ChainruleKind::window) continue;
@@ -93,7 +77,11 @@ float* ChainruleMachine::work(std::int64_t window, std::int64_t b, std::int64_t 
 
 void ChainruleMachine::piece(const ChainruleCall& call, std::int64_t first, std::int64_t length) {
   call_ = &call, first_ = first, length_ = length, rows_ = call.rows * length;
-  make_room(std::max(rows_, call.rows));
+  std::int64_t room = std::max(rows_, call.rows);
+  if (!parts_[kChainruleRows].ops.empty()) {  // as many picture rows at a time as fit into a piece
+    room = std::max(room, grid_.width * std::max<std::int64_t>(1, std::min(call.rows, kMost / grid_.width)));
+  }
+  make_room(room);
   std::int64_t longest = 0, farthest = 0;
   for (std::int64_t b = 0; b < call.rows; ++b) {
     farthest = std::max(farthest, call.positions[b] + first + length);
@@ -117,12 +105,14 @@ void ChainruleMachine::piece(const ChainruleCall& call, std::int64_t first, std:
     const double* const rate = weights_[turn.rates]->reals.data();
     for (std::int64_t p = have; p < want; ++p) turn.make(rate, p, &turn.table[p * turn.width]);
   }
+  if (grid_.width) begin_symbol();
+  const ChainruleList& list = parts_[kChainruleOps];
   pool_.run(
-      [this](int thread) {
-        for (const ChainruleStep& each : ops_) step(each, thread);
+      [this, &list](int thread) {
+        for (const ChainruleStep& each : list.ops) step(each, thread);
         pool_.barrier();
       },
-      bytes_ * rows_ < alone_ * meetings_);
+      list.bytes * rows_ < alone_ * list.meetings);
   for (std::int64_t b = 0; b < call.rows; ++b) {
     const std::int64_t dim = hidden_dim();
     for (std::int64_t t = 0; t < length; ++t) {
@@ -150,16 +140,16 @@ void ChainruleMachine::head(const float* hidden, std::int64_t count, const Chain
     for (std::int64_t n = 0; n < many; ++n) {
       std::memcpy(row(hidden_, n), hidden + (first + n) * dim, dim * 4);
     }
-    pool_.run(
-        [&](int thread) {
-          for (const ChainruleStep& each : head_) step(each, thread);
-          pool_.barrier();
-          const int threads = pool_.active();
-          for (std::int64_t n = many * thread / threads; n < many * (thread + 1) / threads; ++n) {
-            take(first + n, row(logits_, n), thread);
-          }
-        },
-        head_bytes_ * many < alone_ * head_meetings_);
+    const ChainruleList& list = parts_[kChainruleHead];
+    const auto work = [&](int thread) {
+      for (const ChainruleStep& each : list.ops) step(each, thread);
+      pool_.barrier();
+      const int threads = pool_.active();
+      for (std::int64_t n = many * thread / threads; n < many * (thread + 1) / threads; ++n) {
+        take(first + n, row(logits_, n), thread);
+      }
+    };
+    pool_.run(std::cref(work), list.bytes * many < alone_ * list.meetings);
   }
 }
 
@@ -170,6 +160,7 @@ void ChainruleMachine::step(const ChainruleStep& each, int thread) {
     case ChainruleOp::linear: do_linear(each, thread); return;
     case ChainruleOp::attend: do_attend(each, thread); return;
     case ChainruleOp::cell: do_cell(each, thread); return;
+    case ChainruleOp::around: do_around(each, thread); return;
     case ChainruleOp::recent: {
       pool_.barrier();
       const ChainruleLeaf& leaf = leaves_[each.at[2]];
@@ -199,7 +190,9 @@ void ChainruleMachine::do_row(const ChainruleStep& each, std::int64_t n, int thr
   const auto vector = [&](std::int64_t i) {
     return at[i] < 0 ? nullptr : weights_[at[i]]->vector.data();
   };
-  const std::int64_t b = call_ ? n / length_ : 0, t = call_ ? n % length_ : 0;
+  // Of pictures, which go symbol by symbol, a row of the buffers is a pixel of any row of the batch.
+  const std::int64_t b = !call_ ? 0 : grid_.width ? spots_[n].line : n / length_;
+  const std::int64_t t = call_ && !grid_.width ? n % length_ : 0;
   switch (each.op) {
     case ChainruleOp::embed: {
       const std::int64_t index = at[2] ? call_->positions[b] + first_ + t
@@ -207,6 +200,14 @@ void ChainruleMachine::do_row(const ChainruleStep& each, std::int64_t n, int thr
       k.embed(weights_[at[1]]->matrix, index, out);
       return;
     }
+    case ChainruleOp::place: {
+      const auto& index = weights_[at[2]]->ints;
+      const auto last = static_cast<std::int64_t>(index.size()) - 1;
+      const std::int64_t position = std::min(call_->positions[b] + first_ + t, last);
+      k.embed(weights_[at[1]]->matrix, index[position], out);
+      return;
+    }
+    case ChainruleOp::near: do_near(each, n); return;
     case ChainruleOp::table: {
       const std::int64_t index = call_->symbols[b * call_->length + first_ + t];
       std::memcpy(out, vector(1) + index * dim, dim * 4);
@@ -297,9 +298,13 @@ void ChainruleMachine::product(const ChainruleWeight& w, const float* x, std::in
   const ChainruleKernels& k = chainrule_kernels();
   const ChainruleMatrix& m = w.matrix;
   const int threads = pool_.active();
-  const ChainruleInput in{rows, prepared_.data(), prepared_scale_.as<float>(),
-                          prepared_offset_.as<std::int32_t>(), loose_[thread].data()};
-  k.prepare(m, x, stride_x, rows * thread / threads, rows * (thread + 1) / threads, in);
+  ChainruleInput in{rows, prepared_.data(), prepared_scale_.as<float>(),
+                    prepared_offset_.as<std::int32_t>(), loose_[thread].data()};
+  if (m.type == ChainruleType::f32 && rows == 1) {  // one row is read as it lies
+    in.data = reinterpret_cast<unsigned char*>(const_cast<float*>(x));
+  } else {
+    k.prepare(m, x, stride_x, rows * thread / threads, rows * (thread + 1) / threads, in);
+  }
   pool_.barrier();
   k.linear(m, in, m.blocks * thread / threads, m.blocks * (thread + 1) / threads, bias, y, stride_y);
   pool_.barrier();
