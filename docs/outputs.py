@@ -1,12 +1,13 @@
 """Write the outputs and the pictures that the pages show, from real runs.
 
 `.venv/bin/python -m docs.outputs` rewrites the blocks whose fence says `text` and a name. The book
-is *Alice's Adventures in Wonderland* without its last chapter, which is the test. Three parts,
+is *Alice's Adventures in Wonderland* without its last chapter, which is the test. Four parts,
 which can be named to make one alone: `tour` fits for two minutes; `strategies` fits for eleven, and
 then measures for a few, which wants an idle machine; `series` runs the pages on forecasting from
-top to bottom, a minute or two, and pictures the report if there is a Chromium. A folder named
-behind the part is kept and used again: `book.txt`, `test.txt` and runs that are in it are taken as
-they are.
+top to bottom, a minute or two, and pictures the report if there is a Chromium; `pictures` runs its
+page, half an hour, and wants Twemoji in a folder `emoji`, sorted into folders. A folder named
+behind the part is kept and used again: `book.txt`, `test.txt`, `emoji` and runs that are in it are
+taken as they are.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 SERIES = ("docs/forecast.md", "docs/backtest.md")
-PAGES = ("README.md", "docs/fit-your-text.md", "docs/choose-a-strategy.md", *SERIES)
+ALBUM = ("docs/pictures.md",)
+PAGES = ("README.md", "docs/fit-your-text.md", "docs/choose-a-strategy.md", *SERIES, *ALBUM)
 DATA = ("seattle-weather.csv", "exchange-rates.csv")  # of the pages on forecasting
 PICTURES = ("weather.png", "rates.png", "winter.png", "report.png")
+DRAWN = ("digits", "halves", "filled", "exact", "coloured", "larger", "heat")
 BLOCK = re.compile(r"(?<=^```text )(\w+)\n.*?(?=^```)", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TOUR = {
@@ -86,14 +89,38 @@ def strategies(place: Path) -> dict[str, str]:
 
 
 def series(place: Path) -> dict[str, str]:
-    """What stands in a named block is what the block before it printed."""
+    """The pages on forecasting, and their charts."""
     for name in DATA:
         shutil.copyfile(ROOT / "src/chainrule/assets" / name, place / name)
     shutil.rmtree(place / "rates.forecaster", ignore_errors=True)
+    shown = followed(SERIES, place)
+    photograph(place / "report.html", place / "report.png")
+    for name in PICTURES:
+        if (place / name).exists():
+            few = Image.open(place / name).convert("RGB").quantize(128)  # colours: a small file
+            few.save(ROOT / "docs/images" / name, optimize=True)
+    return shown
+
+
+def pictures(place: Path) -> dict[str, str]:
+    """The page on pictures, and what it draws."""
+    if not (place / "emoji").is_dir():
+        raise SystemExit(f"{place / 'emoji'}: put folders of Twemoji there")
+    shutil.copyfile(ROOT / "src/chainrule/assets/digits.npz", place / "digits.npz")
+    for run in ("digits", "any"):
+        shutil.rmtree(place / "runs" / run, ignore_errors=True)
+    shown = followed(ALBUM, place)
+    for name in DRAWN:
+        shutil.copyfile(place / f"{name}.png", ROOT / f"docs/images/{name}.png")
+    return shown
+
+
+def followed(pages: tuple[str, ...], place: Path) -> dict[str, str]:
+    """Run pages: what stands in a named block is what the block before it printed."""
     shown: dict[str, str] = {}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     wide = {**os.environ, "PATH": path, "COLUMNS": "110"}
-    for page in SERIES:
+    for page in pages:
         printed, names = "", {"__name__": page}
         for info, body in FENCE.findall((ROOT / page).read_text(encoding="utf-8")):
             language, _, name = info.partition(" ")
@@ -105,11 +132,6 @@ def series(place: Path) -> dict[str, str]:
                 printed = executed(body, names, place)
             elif name:
                 shown[name] = printed
-    photograph(place / "report.html", place / "report.png")
-    for name in PICTURES:
-        if (place / name).exists():
-            few = Image.open(place / name).convert("RGB").quantize(128)  # colours: a small file
-            few.save(ROOT / "docs/images" / name, optimize=True)
     return shown
 
 
@@ -149,7 +171,7 @@ def main(parts: list[str], place: Path) -> None:
         path.write_text(new, encoding="utf-8")
 
 
-PARTS = {"tour": tour, "strategies": strategies, "series": series}
+PARTS = {"tour": tour, "strategies": strategies, "series": series, "pictures": pictures}
 
 if __name__ == "__main__":
     asked = sys.argv[1:2] or list(PARTS)

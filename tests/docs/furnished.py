@@ -45,10 +45,9 @@ def pictures(folder: Path) -> None:
     with np.load(ROOT / "src/chainrule/assets/digits.npz") as file:
         shown = {name: file[name][:60] for name in ("images", "labels")}
     np.savez(folder / "digits.npz", **shown)
-    for number, picture in enumerate(shown["images"][:12]):
-        place = folder / "emoji" / ("food" if number % 2 else "animals")
-        place.mkdir(parents=True, exist_ok=True)
+    names = ("food/hamburger", "animals/octopus", *(f"food/{n}" for n in range(10)))
+    for name, picture in zip(names, shown["images"], strict=False):
+        path = folder / "emoji" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
         whole = np.stack([picture, picture // 2, 255 - picture, picture], -1)
-        Image.fromarray(whole.repeat(2, 0).repeat(2, 1)).save(place / f"{number}.png")
-    Image.fromarray(shown["images"][0].repeat(2, 0).repeat(2, 1)).save(folder / "grey.png")
-    Image.fromarray(shown["images"][0]).save(folder / "small.png")
+        Image.fromarray(whole.repeat(2, 0).repeat(2, 1)).save(path)
