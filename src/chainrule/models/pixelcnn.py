@@ -25,6 +25,7 @@ from chainrule.core.space import Space
 from chainrule.core.state import Grow, Leaf, State, Window
 from chainrule.engine.program import Program
 from chainrule.models.lower_pixelcnn import lower, memory
+from chainrule.nn.gate import gate
 from chainrule.nn.labels import Labels
 from chainrule.nn.pixels import HeadName, PixelHead, PixelInput, head_of
 
@@ -101,29 +102,23 @@ class Layer(nn.Module):
 
     def vertical(self, v: Tensor) -> Tensor:
         """All rows: [B, D, H, W] to the same."""
-        return self._down(F.pad(v, (0, 0, self.apart, 0)), v, self.apart)
+        return self._down(F.pad(v, (self.apart, self.apart, self.apart, 0)), v, self.apart)
 
     def row(self, above: Tensor, v: Tensor) -> Tensor:
         """One row, and the one so far above it: [B, D, 1, W] twice to one."""
-        return self._down(torch.cat([above, v], 2), v, 1)
+        return self._down(F.pad(torch.cat([above, v], 2), (self.apart, self.apart)), v, 1)
 
     def _down(self, padded: Tensor, v: Tensor, rows_apart: int) -> Tensor:
-        padded = F.pad(padded, (self.apart, self.apart))
         dilation = rows_apart, self.apart
         gates = F.conv2d(padded, self.down.weight, self.down.bias, dilation=dilation)
-        out: Tensor = v + self.down_out(self.dropout(_gate(gates)))
+        out: Tensor = v + self.down_out(self.dropout(gate(gates)))
         return out
 
     def horizontal(self, h: Tensor, joined: Tensor) -> Tensor:
         """[B, D, n, apart + W] and [B, 2 K, n, W] -> [B, D, n, W]: the first columns are before."""
         gates = F.conv2d(h, self.across.weight, self.across.bias, dilation=(1, self.apart))
-        out: Tensor = h[..., self.apart :] + self.across_out(self.dropout(_gate(gates + joined)))
+        out: Tensor = h[..., self.apart :] + self.across_out(self.dropout(gate(gates + joined)))
         return out
-
-
-def _gate(x: Tensor) -> Tensor:
-    a, b = x.chunk(2, 1)
-    return torch.sigmoid(a) * b
 
 
 class PixelCNN(SequenceModel):

@@ -107,6 +107,7 @@ def quantize(
         raise ValueError("only a run that stands in a folder can be quantised")
     folder, adapts = named(part), artifact.merged is not None
     own = load_artifact(folder, artifact.base if adapts else None)
+    _ = own.codec  # says that pictures and numbers are not scored here
     if own.precision is not None:
         raise ValueError(
             f"{folder} is quantised already, to {own.precision}: {whole(str(own.precision))}"
