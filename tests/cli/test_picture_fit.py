@@ -14,6 +14,10 @@ from safetensors.numpy import load_file
 
 from chainrule.artifact import load_artifact
 from chainrule.codecs.image import PixelCodec
+from chainrule.training.picture_files import read_picture
+from chainrule.verbs.choosing import Options
+from chainrule.verbs.display import Silent
+from chainrule.verbs.picture_material import read_material
 from tests.cli.test_bad_input import complaint
 
 
@@ -66,7 +70,8 @@ def test_a_folder_becomes_a_run(run: Path) -> None:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(any("bits_per_dimension" in key for key in r) for r in records)
     card = (run / "README.md").read_text()
-    assert "samples.png" in card and "Labels: one, zero" in card and "1 files" in card
+    assert "samples.png" in card and "Labels: one, zero" in card
+    assert "Left out: 1; the first: " in card and "truncated.png: " in card
     with Image.open(run / "samples.png") as sheet:
         assert sheet.size[0] > 100 and len(np.unique(np.asarray(sheet))) > 2
     assert (run / "loss.png").exists()
@@ -126,7 +131,7 @@ def test_a_run_goes_on_from_another(command, folder: Path, run: Path, tmp_path: 
         (["--background", "mauve-ish"], ["--background", "mauve-ish"]),
         (["--levels", "300"], ["levels", "256"]),
         (["--labels", "nowhere.csv"], ["nowhere.csv"]),
-        (["--codec", "bytes", "--resize", "4"], ["--resize", "pictures"]),
+        (["--codec", "bytes", "--resize", "4"], ["--resize", "pictures", "--codec bytes"]),
     ],
 )
 def test_options_that_cannot_be(command, folder: Path, tmp_path: Path, words, said) -> None:
@@ -143,8 +148,35 @@ def test_pictures_of_unlike_sizes_need_a_size(command, folder: Path, tmp_path: P
         picture.resize((9, 12)).save(mixed / "one" / "large.png")
     line = complaint(command("fit", mixed, "-o", tmp_path / "run", *SMALL))
     assert "2 sizes" in line and "large.png" in line and "--resize" in line
+    line = complaint(command("fit", *mixed.iterdir(), "-o", tmp_path / "run", *SMALL))
+    assert "[" not in line and "one, " in line.replace("zero", "one")
     result = command("fit", mixed, "-o", tmp_path / "run", *SMALL, "--resize", "8x8")
     assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Options(crop="9x12"),
+        Options(crop="9x12", resize="5x6"),
+        Options(crop="4", resize="8"),
+        Options(resize="5x6", colour="grey"),
+        Options(resize="5x6", colour="grey", crop="9x12", levels=8),
+        Options(resize="7", colour="luma", order="planes"),
+    ],
+)
+def test_what_is_learned_is_what_is_scored(tmp_path: Path, asked: Options, monkeypatch) -> None:
+    monkeypatch.setenv("CHAINRULE_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    for number, size in enumerate(rng.integers(12, 20, (6, 2))):
+        pixels = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    found = read_material(tmp_path / "photos", None, asked, Silent())
+    learned = [*found.lessons.train, *found.lessons.held_out]
+    read = [read_picture(p).pixels for p in (tmp_path / "photos").iterdir()]
+    scored = [found.codec.encode(pixels).symbols for pixels in read]
+    assert sorted(x.tolist() for x in learned) == sorted(x.tolist() for x in scored)
 
 
 def test_what_lies_in_a_test_folder_is_held_out(command, folder: Path, tmp_path: Path) -> None:

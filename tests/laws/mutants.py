@@ -23,11 +23,13 @@ from tests.laws.mutations_attention import ATTENDING
 from tests.laws.mutations_engine import LOWERED
 from tests.laws.mutations_masked import MASKED
 from tests.laws.mutations_models import MODEL, TEST_ONLY
+from tests.laws.mutations_pictures import PICTURES
 from tests.laws.mutations_search import SEARCH
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS, LIMIT_S = 2, 240
 MUTANTS = [*NOISE, *STATE, *MODEL, *ATTENDING, *LOOP, *MASKED, *SEARCH, *LOWERED, *TEST_ONLY]
+MUTANTS += PICTURES
 COPIED = ["src", "tests", "pyproject.toml"]
 # An editable installation's finder would lead back to the working tree.
 RUN = (
@@ -49,15 +51,18 @@ FILES = [
 ]
 
 
-def laws(folder: Path, entries: str) -> list[str]:
-    """Run the laws in a copy; the names of those that fail, as "9 any_proposer".
+def laws(folder: Path, entries: str, tests: str | None) -> list[str]:
+    """Run the laws in a copy, or a file of tests; the names of those that fail.
+
+    Laws as "9 any_proposer", others as "- any_other".
 
     Raises:
         RuntimeError: the tests could not be run at all.
     """
     env = {**os.environ, "PYTHONPATH": f"{folder / 'src'}{os.pathsep}{folder}"}
     env |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", RUN, str(folder), *QUIET, *FILES, "-k", entries]
+    files = FILES if tests is None else [tests]
+    command = [sys.executable, "-c", RUN, str(folder), *QUIET, *files, "-k", entries]
     try:
         done = subprocess.run(
             command, cwd=folder, env=env, capture_output=True, text=True, timeout=LIMIT_S
@@ -66,8 +71,9 @@ def laws(folder: Path, entries: str) -> list[str]:
         return ["- timeout"]
     if done.returncode not in (0, 1):
         raise RuntimeError(f"pytest gave up:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    found = re.findall(r"^(?:FAILED|ERROR) \S*?::test_(\d+)_(\w+)", done.stdout, re.MULTILINE)
-    return sorted({f"{number} {name}" for number, name in found}, key=lambda s: int(s.split()[0]))
+    found = re.findall(r"^(?:FAILED|ERROR) \S*?::test_(?:(\d+)_)?(\w+)", done.stdout, re.MULTILINE)
+    names = {(int(number or 0), f"{number or '-'} {name}") for number, name in found}
+    return [name for _, name in sorted(names)]
 
 
 def judge(mutant: Mutant, folders: SimpleQueue[Path]) -> list[str] | None:
@@ -79,7 +85,7 @@ def judge(mutant: Mutant, folders: SimpleQueue[Path]) -> list[str] | None:
         if whole.count(mutant.old) != 1:
             return None
         file.write_text(whole.replace(mutant.old, mutant.new), encoding="utf-8")
-        return laws(folder, mutant.entries)
+        return laws(folder, mutant.entries, mutant.tests)
     finally:
         file.write_text(whole, encoding="utf-8")
         folders.put(folder)
@@ -108,11 +114,13 @@ def main() -> int:
         for i in range(WORKERS):
             folders.put(copy(Path(temporary) / str(i)))
         sound = folders.get()
-        before = laws(sound, " or ".join(sorted({m.entries for m in chosen})))
+        for tests in sorted({m.tests for m in chosen}, key=str):
+            entries = " or ".join(sorted({m.entries for m in chosen if m.tests == tests}))
+            before = laws(sound, entries, tests)
+            if before:
+                print("The laws fail without any mutant:", *before, sep="\n  ")
+                return 1
         folders.put(sound)
-        if before:
-            print("The laws fail without any mutant:", *before, sep="\n  ")
-            return 1
         table: dict[str, list[str] | None] = {}
         with ThreadPoolExecutor(WORKERS) as pool:
             found = pool.map(lambda m: judge(m, folders), chosen)

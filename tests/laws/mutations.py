@@ -13,13 +13,17 @@ EVENTS = "pixelcnn or gaussian-2 or oracle_of"
 
 @dataclass(frozen=True)
 class Mutant:
-    """One replacement: ``old`` must stand in the file exactly once."""
+    """One replacement: ``old`` must stand in the file exactly once.
+
+    ``entries``: which tests are run, as pytest's -k has it; of the laws, or of the file ``tests``.
+    """
 
     name: str
     file: str
     old: str
     new: str
     entries: str
+    tests: str | None = None
 
 
 NOISE = [

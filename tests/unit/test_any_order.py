@@ -103,6 +103,18 @@ def test_the_batch_does_not_matter():
     assert abs(float(sum(parts) / whole) - 1) < FLOAT64
 
 
+def test_conditions_that_it_does_not_read():
+    """Neither a label that was never learned, nor one for more rows than there are."""
+    x = torch.zeros(2, 4, dtype=torch.int64)
+    both, one = Condition(label=torch.tensor([0, 1])), Condition(label=torch.tensor([1]))
+    for labels, cond, match in ((0, both, "does not read"), (2, one, "has 1 rows, the batch 2")):
+        model = fresh(Space.picture((2, 2, 1), 3), labels=labels)
+        with pytest.raises(ValueError, match=match):
+            objective("any-order", 1)(model, batch(x, cond), Noise.seeded(0, [0, 1]))
+        with pytest.raises(ValueError, match=match):
+            any_order_nats(model, x, 0, 1, cond)
+
+
 def test_a_model_of_one_order_is_refused():
     x = torch.zeros(2, 4, dtype=torch.int64)
     for of in (

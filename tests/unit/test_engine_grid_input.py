@@ -16,12 +16,16 @@ import torch
 
 from chainrule import native
 from chainrule.core.noise import Noise
+from chainrule.core.space import Space
 from chainrule.decoding.warps import Warps
+from chainrule.engine import program as p
+from chainrule.engine.backend import choose
 from chainrule.engine.compiled import Compiled
 from chainrule.engine.program import Program
 from chainrule.engine.quantize import DTYPES
 from chainrule.engine.reference import Reference
-from tests.models.programs import Owner
+from chainrule.models.pixelcnn import PixelCNN, PixelCNNConfig
+from tests.models.programs import Owner, Sketch
 from tests.unit.test_engine_fuzz import disturbed, refused_or_done, tensors
 from tests.unit.test_engine_grid import sketch
 from tests.unit.test_program import Json, disturb, put, small
@@ -118,6 +122,31 @@ def test_convolutions_that_do_not_fit():
         with pytest.raises(ValueError, match=r"weight 'u\.weight': tensor"):
             Reference(Owner(program, {**s.tensors, "u.weight": torch.ones(shape)}), program)
     Reference(Owner(program, {**s.tensors, "u.weight": torch.ones(5, 5, 2, 2)}), program)
+
+
+@needs_engine
+def test_near_takes_a_convolutions_tensor():
+    """Its taps come one behind the other, in the engine as in torch."""
+    s = Sketch(3, size=4)
+    s.grid, s.leaves = (2, 3, 1), {"seen": p.Leaf("symbols", 1)}
+    s.weights["t"] = p.Weight("t", (4, 4), taps=2)
+    s.tensors["t"] = torch.arange(16.0).view(4, 2, 2)
+    s.ops.append(p.Near(s.buffer("n", 4), "seen", "t", ((0, -1),)))
+    program, x = s.program("n"), torch.tensor([[1, 2]])
+    owner = Owner(program, s.tensors)
+    for model in (Reference(owner, program), Compiled(owner, "f32", 1)):
+        found = model.extend(model.start(1), x).window("hidden")[0, 0]
+        assert found.tolist() == [8, 10, 9, 11]
+
+
+@needs_engine
+def test_a_picture_that_is_too_large_for_a_program():
+    with torch.device("meta"):
+        model = PixelCNN(PixelCNNConfig(Space.picture((256, 256, 1), 2), 12, 128, 64))
+    found = choose(model)
+    assert found.backend == "torch" and "values of all grids must be" in found.reason
+    with pytest.raises(ValueError, match=r"backend engine can't be: .*values of all grids"):
+        choose(model, "engine")
 
 
 # ---- the native part ----

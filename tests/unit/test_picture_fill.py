@@ -146,6 +146,8 @@ def test_colours_for_a_grey_picture(luma):
     assert found[0].symbols != found[1].symbols
     np.testing.assert_array_equal(found[0].given[..., 0], grey)
     assert sheet_of(found).shape[1] > 3 * 96
+    height, width, _ = sheet_of(found * 10).shape
+    assert width < 2 * height, "many are in several rows"
 
 
 def test_a_large_picture_from_a_small_one():
@@ -169,7 +171,7 @@ def test_what_can_not_be_filled_in(plain):
         ({}, "either a mask, or the task"),
         ({"mask": whole, "task": "upscale"}, "either a mask, or the task"),
         ({"task": "sharpen"}, "task 'sharpen' is not one of colourise, upscale"),
-        ({"mask": whole}, "nothing to fill in, the mask is black all over"),
+        ({"mask": whole}, "the mask: nothing to fill in, no pixel of the mask is white"),
         ({"mask": whole[:5]}, "the mask is 5x6 and the picture 6x6"),
         ({"mask": whole + 255, "method": "guess"}, "'guess' is not one of exact, clamp, smc"),
         ({"task": "colourise"}, "fit with --colour luma"),

@@ -6,6 +6,7 @@ Shapes: N pictures, T symbols of one.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from chainrule.core.distributions import Finite
-from chainrule.core.grid import ORDERS
+from chainrule.core.grid import ORDERS, coordinates, places
 from chainrule.core.model import AnyOrder, Condition, SequenceModel
 from chainrule.core.space import Space
 from chainrule.models.made import MADE, Masked, made
@@ -71,6 +72,21 @@ def grown(model: SequenceModel) -> float:
         log_p = (log_p[:, None] + law.log_probs()[:, 0]).flatten()
     assert float(log_p.std()) > 0.5
     return float(log_p.exp().sum())
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("grid", [(1, 1, 1), (9, 17, 3), (16, 5, 1), (2, 3, 2)])
+def test_an_order_names_every_place_once(grid: tuple[int, int, int], order: str):
+    assert places(grid, order).sort().values.tolist() == list(range(math.prod(grid)))
+    row, column, channel = coordinates(grid, order)
+    assert torch.equal((row * grid[1] + column) * grid[2] + channel, places(grid, order))
+
+
+def test_coarse_begins_with_few_pixels_of_the_whole():
+    row, column, _ = coordinates((17, 9, 2), "coarse")
+    for stride in (8, 4, 2):
+        begins = (row % stride == 0) & (column % stride == 0)
+        assert torch.equal(begins, torch.arange(len(row)) < begins.sum())
 
 
 @pytest.mark.parametrize("order", ["raster", "reverse", "random"])
@@ -169,6 +185,22 @@ def test_any_order_speaks_in_the_order_of_the_space(order: str):
     place: Any = other.place
     got, wanted = other(x[:, place], known[:, place]), plain(x, known)
     torch.testing.assert_close(got.log_probs(), wanted.log_probs()[:, place], rtol=FLOAT64, atol=0)
+
+
+def test_made_of_more_symbols_than_memory_holds():
+    with pytest.raises(ValueError, match="made of 12,288 symbols, 512 wide, has more than"):
+        made(Space.picture((64, 64, 3), 256), "small")
+
+
+@pytest.mark.parametrize("name", ["made", "pixelrnn", "anyorder"])
+def test_more_symbols_than_a_picture_has(name: str):
+    model = model_of(name, Space.picture((2, 2, 1), 3))
+    state = model.extend(model.start(2), torch.zeros(2, 3, dtype=torch.int64), tail=1)
+    model.extend(state, torch.zeros(2, 1, dtype=torch.int64))
+    with pytest.raises(ValueError, match="5 symbols: this medium has 4 and no more"):
+        model.extend(state, torch.zeros(2, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="6 symbols: this medium has 4 and no more"):
+        model(torch.zeros(2, 6, dtype=torch.int64))
 
 
 @torch.no_grad()

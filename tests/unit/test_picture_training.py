@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,15 @@ import pytest
 import torch
 
 from chainrule.codecs.image import PixelCodec
+from chainrule.core.model import Condition
+from chainrule.core.noise import Noise
+from chainrule.core.objective import Batch
 from chainrule.core.space import Space
 from chainrule.models.pixelcnn import PixelCNN, PixelCNNConfig
+from chainrule.models.transformer import Transformer
+from chainrule.models.transformer_config import transformer
+from chainrule.training import pictures as module
+from chainrule.training.objectives import objective
 from chainrule.training.pictures import Pictures, opened, picture_nats, prepare_pictures
 from chainrule.training.plan import TrainConfig
 from tests.laws.tolerances import FALSE_ALARM, FLOAT32
@@ -41,6 +49,15 @@ def test_every_picture_comes_once_an_epoch_in_another_order() -> None:
     assert all(sorted(epoch) == list(range(13)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 10
     assert numbers(lessons, 4) == numbers(numbered(13), 4)
+
+
+def test_an_epoch_is_shuffled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    lessons, asked, dice = numbered(13), [], module._dice
+    module._order.cache_clear()
+    monkeypatch.setattr(module, "_dice", lambda *key: (asked.append(key), dice(*key))[1])
+    for number in range(26):
+        lessons.batch(CONFIG, number)
+    assert [key for key in asked if key[2] == 0] == [(7, epoch, 0) for epoch in range(10)]
 
 
 def test_a_tenth_of_the_labels_is_not_told() -> None:
@@ -113,3 +130,22 @@ def test_one_picture_is_nothing_to_learn(tmp_path: Path) -> None:
     two = np.stack([np.zeros((3, 4), np.uint8), np.full((3, 4), 9, np.uint8)])
     lessons = prepare_pictures(two, None, PixelCodec(3, 4), tmp_path)
     assert len(lessons.train) == len(lessons.held_out) == 1
+
+
+def test_blanks_are_learned_under_their_label() -> None:
+    """The loss that hybrid shows is that of the next symbols, given the label."""
+    torch.manual_seed(0)
+    model = Transformer(
+        replace(transformer(SPACE, "tiny"), dim=16, context=32, labels=2, masked=True)
+    ).eval()
+    x, label = torch.from_numpy(drawn(4).astype(np.int64)), torch.tensor([0, 1, 1, -1])
+    with torch.no_grad():
+        assert model.labels is not None
+        model.labels.table.weight.mul_(100)
+    batch = Batch(x, (12,) * 4, Condition(label=label))
+    for seed in range(4):
+        loss, count = objective("hybrid", 1)(model, batch, Noise.seeded(seed, range(4)))
+        wanted, plain = objective("nll", 0)(model, batch)
+        assert float((loss / count).detach()) == pytest.approx(
+            float((wanted / plain).detach()), rel=FLOAT32
+        )

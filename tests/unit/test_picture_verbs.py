@@ -196,6 +196,18 @@ def test_the_heat_map_shows_where(plain):
     assert "heat" not in scores[0]._repr_html_() and "data:image/png" in scores[0]._repr_html_()
 
 
+def test_heat_maps_of_any_number_and_size(plain):
+    dot = run_of("lstm", 1, 1)
+    found = picture_score(dot, np.zeros((1, 1), np.uint8))
+    assert found.surprise().tolist() == [[pytest.approx(found.bits_per_unit, rel=FLOAT32)]]
+    assert heat_map([found]).shape[2] == 3
+    many = heat_map([picture_score(plain, ramp())] * 20)
+    assert many.shape[1] < 2 * many.shape[0] < 4 * many.shape[1], "in several columns"
+    wide = run_of("lstm", 1, 200)
+    flat = heat_map([picture_score(wide, np.zeros((1, 200), np.uint8))])
+    assert len(flat) >= 48, "there is room for the scale"
+
+
 def test_evaluate(labelled, plain, tmp_path):
     pictures = {"cat/1.png": ramp(), "cat/2.png": 255 - ramp(), "dog/1.png": ramp().T.copy()}
     for name, pixels in pictures.items():
@@ -238,6 +250,21 @@ def test_file_formats_are_those_of_the_same_pixels():
     assert file_formats(few, [noise])["PNG"] * 256 / 8 < len(png(few.decode(Encoded(noise))))
 
 
+def test_a_label_that_was_not_trained_is_named_with_its_picture(labelled, tmp_path):
+    for label in ("cat", "cow"):
+        (tmp_path / label).mkdir()
+        Image.fromarray(ramp()).save(tmp_path / label / "1.png")
+    with pytest.raises(ValueError, match=r"cow.1\.png: label 'cow' was not trained"):
+        evaluate_pictures(labelled, tmp_path)
+
+
+def test_why_no_picture_could_be_used(plain, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    Image.fromarray(ramp(5, 5)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"no picture in it can be used; .*b\.png: 5x5"):
+        evaluate_pictures(plain, tmp_path)
+
+
 # ---- sheets, places ----
 
 
@@ -253,9 +280,11 @@ def test_a_grid_of_pictures():
     assert max(grid_of([pictures[0]] * 1000).shape) < 2300
     mixed = grid_of([pictures[0], np.zeros((8, 8, 3), np.uint8)])
     assert mixed.ndim == 3
+    height, width = grid_of([np.zeros((4, 300), np.uint8)] * 16).shape
+    assert height * 8 > width, "wide ones stand below each other"
 
 
-def test_places(tmp_path):
+def test_places(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"needs a place: -o picture\.png"):
         Place.of(None)
     with pytest.raises(ValueError, match=r"a name that ends in \.png"):
@@ -266,6 +295,13 @@ def test_places(tmp_path):
     assert sorted(p.name for p in (tmp_path / "new").iterdir())[-1] == "12.png"
     np.testing.assert_array_equal(read_picture(tmp_path / "new" / "05.png").pixels[..., 0], 4)
     assert Place.of(str(tmp_path)).folder
+    for name in ("new/05.png/", "new/05.png/a.png"):
+        with pytest.raises(ValueError, match=r"05\.png is a file and no folder"):
+            Place.of(f"{tmp_path}/{name}")
+    monkeypatch.setattr("os.access", lambda path, how: path != tmp_path)
+    with pytest.raises(ValueError, match="no right to write there"):
+        Place.of(f"{tmp_path}/deep/er/all.png")
+    monkeypatch.undo()
     Place.of(f"{tmp_path}/all.png").write(pictures, lambda: grid_of(pictures))
     assert read_picture(tmp_path / "all.png").pixels.shape == (3 * 98 + 2, 4 * 98 + 2, 1)
 

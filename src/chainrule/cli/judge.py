@@ -84,9 +84,12 @@ def _score_pictures(
     from chainrule.verbs.heat import heat_map
     from chainrule.verbs.pictures import Place, save
 
-    place = None if out is None else Place.of(str(out))
-    if place is not None and place.folder:
+    folder = next((name for name in files if Path(name).is_dir()), None)
+    if folder is not None:
+        raise ValueError(f"{folder} is a folder: chainrule evaluate scores all of its pictures")
+    if out is not None and (out.suffix.lower() != ".png" or out.is_dir()):
         raise ValueError(f"{out}: the heat maps are one PNG: give it a name that ends in .png")
+    place = None if out is None else Place.of(str(out))
     display = display_for(json)
     scores = {name: fitted.score(name, progress=display.working, **where) for name in files}
     display.end()

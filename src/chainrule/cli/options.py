@@ -43,5 +43,7 @@ Rope = Annotated[
 Cache = Annotated[
     CacheName, typer.Option(help="Keys and values; int8 takes half of bf16's memory.")
 ]
-Field = Annotated[str | None, typer.Option(help="Field of .jsonl lines that holds the text.")]
+Field = Annotated[
+    str | None, typer.Option(help="Field of .jsonl lines that holds the text; array of an .npz.")
+]
 Column = Annotated[str | None, typer.Option(help="Column of .csv or .parquet that holds it.")]

@@ -204,6 +204,12 @@ class SequenceModel(nn.Module, ABC):
                 raise ValueError(f"condition {name!r} has {len(value)} rows, the batch {batch}")
         return cond
 
+    def check_room(self, length: int) -> None:
+        """Refuse so many symbols where a medium has fewer; raises ValueError."""
+        end = self.space.max_len
+        if end is not None and length > end:
+            raise ValueError(f"{length:,} symbols: this medium has {end:,} and no more")
+
 
 class ReplayModel(SequenceModel):
     """The author writes ``forward(x, cond)`` only; the state keeps the symbols and replays them."""
@@ -220,6 +226,7 @@ class ReplayModel(SequenceModel):
         return State((0,) * batch, {**leaves, "symbols": Grow.empty(like, axis=1)})
 
     def extend(self, state: State, x: Tensor, tail: int = 0) -> State:
+        self.check_room(max(state.lens) + x.shape[1])
         return state.push(x.shape[1], tail, symbols=x)
 
     def predict(self, state: State) -> Distribution:
@@ -297,6 +304,7 @@ class AnyOrder(SequenceModel):
         return State((0,) * batch, {**leaves, "symbols": Grow.empty(like.to(self.order.device), 1)})
 
     def extend(self, state: State, x: Tensor, tail: int = 0) -> State:
+        self.check_room(max(state.lens) + x.shape[1])
         return state.push(x.shape[1], tail, symbols=x)
 
     def predict(self, state: State) -> Distribution:

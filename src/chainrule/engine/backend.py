@@ -119,7 +119,10 @@ def program_of(model: SequenceModel) -> Program | str:
     for parameter in model.parameters():
         if parameter.dtype != torch.float32:
             return f"its parameters are {str(parameter.dtype).removeprefix('torch.')}, not float32"
-    program: Any = model.lower()
+    try:
+        program: Any = model.lower()
+    except ValueError as error:  # larger than a Program may be
+        return f"{type(model).__name__} has no program that it could run ({error})"
     if not isinstance(program, Program):
         return f"{type(model).__name__} has no program"
     return program

@@ -183,8 +183,10 @@ class Builder:
         if name not in self.plain:
             weight, dtype = self.program.weights[name], held(self.program, self.dtype)[name]
             part = self.rows(weight, 0, weight.shape[0], dtype)
-            wide = (narrow(part, dtype) if isinstance(part, Tensor) else part).wide()
-            self.plain[name] = int(self.machine.add_vector(wide.flatten().contiguous().numpy()))
+            part = narrow(flat(weight, part), dtype) if isinstance(part, Tensor) else part
+            self.plain[name] = int(
+                self.machine.add_vector(part.wide().flatten().contiguous().numpy())
+            )
         return self.plain[name]
 
     def _arguments(self, op: p.Op) -> tuple[list[int], float]:

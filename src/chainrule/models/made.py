@@ -25,6 +25,7 @@ from chainrule.nn.labels import Labels
 
 SIZES = {"tiny": (1, 64), "small": (1, 512), "base": (1, 2048)}
 FEATURES = 8  # at most so many numbers stand for a level: V of them would be too many weights
+MOST = 2**28  # weights, each with a mask: of larger pictures they fill any memory
 SMALL = 0.1  # what a block adds at first, beside what it is added to
 
 
@@ -39,7 +40,7 @@ class MADEConfig:
         dropout: share of hidden units dropped before every layer but the first, in training.
 
     Raises:
-        ValueError: symbols of no picture, or a size out of bounds.
+        ValueError: symbols of no picture, a size out of bounds, or too many weights.
     """
 
     space: Space
@@ -55,6 +56,17 @@ class MADEConfig:
         bounded("dim", self.dim, 1, 65536)
         bounded("labels", self.labels, 0, 65536)
         bounded("dropout", self.dropout, 0, 0.95)
+        places, numbers = math.prod(self.space.grid), _features(self.space.size)
+        across = places * numbers * (places + 2 * self.dim)
+        if across + 2 * self.num_layers * self.dim**2 > MOST:
+            raise ValueError(
+                f"a made of {places:,} symbols, {self.dim:,} wide, has more than {MOST:,} weights: "
+                "make the pictures smaller, or choose --model pixelcnn or transformer"
+            )
+
+
+def _features(levels: int) -> int:
+    return 1 if levels == 2 else min(levels, FEATURES)
 
 
 def made(space: Space, size: str = "small") -> MADEConfig:
@@ -118,7 +130,7 @@ class MADE(ReplayModel):
         self.config, self.space = config, config.space
         assert config.space.grid is not None and config.space.size is not None
         self.places, size, dim = math.prod(config.space.grid), config.space.size, config.dim
-        self.features = 1 if size == 2 else min(size, FEATURES)
+        self.features = _features(size)
         self.embedding: nn.Embedding | None = None
         if size != 2:
             self.embedding = nn.Embedding(size, self.features)
@@ -147,6 +159,7 @@ class MADE(ReplayModel):
             assert isinstance(law, Finite)
             return law
         cond = self.check(len(x), cond)
+        self.check_room(x.shape[1])
         numbers = self._numbers(F.pad(x, (0, self.places - x.shape[1])))
         hidden = self.first(numbers.flatten(1))
         told: Tensor | None = None

@@ -42,8 +42,8 @@ class PixelCNNConfig:
         kernel: columns that the first convolution sees, and twice the rows above, about.
         dilations: how far apart the taps of a layer lie, layer by layer and then again; without
             them a stack of eight sees too little of MNIST, and is 6 nats worse.
-        head: categorical (a softmax of V levels) or logistic (a discretised mixture, Salimans et
-            al. 2017); None: logistic from 64 levels on.
+        head: categorical (a softmax of V levels, which None means too) or logistic (a discretised
+            mixture, Salimans et al. 2017).
         mixtures: of the logistic head.
         labels: classes that a picture may be told to belong to.
         dropout: share of what is dropped behind every gate, in training.
@@ -160,12 +160,17 @@ class PixelCNN(SequenceModel):
             return super().forward(x, cond, state)
         cond = self.check(len(x), cond)
         each = self.width * self.channels
+        self._fits(x.shape[1])
         rows = -(-x.shape[1] // each)
         pixels = F.pad(x, (0, rows * each - x.shape[1])).unflatten(1, (-1, self.channels))
         e = self.input(pixels)
         picture = e.unflatten(1, (rows, self.width)).permute(0, 3, 1, 2)
         hidden = self.head.hidden(self._stacks(picture, self._told(len(x), cond)), pixels, e)
         return self.head.law(hidden.flatten(1, 2)[:, : x.shape[1]])
+
+    def _fits(self, symbols: int) -> None:
+        if symbols > self.height * self.width * self.channels:
+            raise ValueError(f"a picture has {self.space.max_len} symbols and no more")
 
     def _told(self, batch: int, cond: Condition) -> tuple[Tensor, Tensor] | None:
         """What a label adds to both stacks: [B, D] twice."""
@@ -212,8 +217,7 @@ class PixelCNN(SequenceModel):
 
     def extend(self, state: State, x: Tensor, tail: int = 0) -> State:
         length, kept = x.shape[1], state.kept(x.shape[1], tail)
-        if max(state.lens) + length > self.height * self.width * self.channels:
-            raise ValueError(f"a picture has {self.space.max_len} symbols and no more")
+        self._fits(max(state.lens) + length)
         grown = {name: state.grow(name).claim(length) for name in ("symbols", "down", "across")}
         grown["symbols"].write(x)
         full = state.push(length, tail, **grown)

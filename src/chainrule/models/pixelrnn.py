@@ -48,7 +48,7 @@ class PixelRNNConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.space.grid is None or self.space.order != "raster":
+        if self.space.grid is None or self.space.size is None or self.space.order != "raster":
             raise ValueError("a PixelRNN models pictures in raster order")
         bounded("num_layers", self.num_layers, 1, 128)
         bounded("dim", self.dim, 2, 65536)
@@ -143,6 +143,7 @@ class PixelRNN(ReplayModel):
         if state is not None:
             return super().carry(x, cond, state)[0]
         cond = self.check(len(x), cond)
+        self.check_room(x.shape[1])
         each = self.width * self.channels
         rows = -(-x.shape[1] // each)
         pixels = F.pad(x, (0, rows * each - x.shape[1])).unflatten(1, (-1, self.channels))

@@ -32,9 +32,9 @@ class _Gate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Tensor:
         opened, b = ctx.saved_tensors
-        slope = g.new_empty((g.shape[0], 2 * g.shape[1], *g.shape[2:]))
-        if g.ndim == 4:
-            slope = slope.contiguous(memory_format=torch.channels_last)
+        shape = (g.shape[0], 2 * g.shape[1], *g.shape[2:])
+        layout = torch.channels_last if g.ndim == 4 else torch.contiguous_format
+        slope = torch.empty(shape, dtype=g.dtype, device=g.device, memory_format=layout)
         first, second = slope.chunk(2, 1)
         torch.mul(g, opened, out=second)
         torch.ops.aten.sigmoid_backward(g * b, opened, grad_input=first)

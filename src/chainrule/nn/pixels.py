@@ -19,6 +19,7 @@ from chainrule.nn.heads import LinearCategorical
 
 HeadName = Literal["categorical", "logistic"]
 LEAST = -7.0  # of the log-scale of a logistic, on [-1, 1]: Salimans et al. 2017
+MOST, FARTHEST = 7.0, 1e3  # of a log-scale and a centre: beyond, float32 has no law of levels
 
 
 def head_of(space: Space, name: HeadName | None) -> HeadName:
@@ -98,10 +99,11 @@ class PixelHead(nn.Module):
         inside = self.inside(F.relu(pixel_BnD))[:, :, None].expand(-1, -1, self.channels, -1)
         if self.name == "logistic":
             scale = 2 / max(self.levels - 1, 1)
-            level = (x_BnC.to(inside) * scale - 1)[:, :, None] * self.sees
+            # Never in bfloat16, where half of the way to the next level gets lost.
+            level = (x_BnC.to(self.sees) * scale - 1)[:, :, None] * self.sees
             number = torch.arange(self.channels, device=level.device).to(level)
             number = number[:, None].expand(*level.shape[:3], 1)
-            return torch.cat([F.relu(inside), number, level.to(inside)], -1)
+            return torch.cat([F.relu(inside), number, level], -1)
         if self.earlier is not None:
             each = e_BnF.shape[-1] // self.channels
             seen = e_BnF[:, :, None] * self.sees.repeat_interleave(each, 1)
@@ -117,7 +119,8 @@ class PixelHead(nn.Module):
         found = self.out(hidden[..., : self.inner]).to(level)
         found = found.unflatten(-1, (-1, self.mixtures))
         mix, loc, log_scale, coeff = found.split(self.parts, -2)
-        mix, log_scale = torch.log_softmax(mix[..., 0, :], -1), log_scale.clamp_min(LEAST)
+        mix, log_scale = torch.log_softmax(mix[..., 0, :], -1), log_scale.clamp(LEAST, MOST)
+        loc = loc.clamp(-FARTHEST, FARTHEST)
         symbol = ((level + 1) * (max(self.levels - 1, 1) / 2)).round().long()
         pair, moved = 0, []
         for i in range(self.channels):

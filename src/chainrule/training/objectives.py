@@ -117,7 +117,7 @@ def _hybrid(
         place = torch.arange(size, device=x.device)
         some = draw.part(2).uniform()[:, :size, 0] < share
         blank = torch.where(either < 0.5, some, place < span * size) | (place == 0)
-    law = net.taught(x, copies, ~blank)
+    law = net.taught(x, copies, ~blank, batch.cond)
     place = torch.tensor([p for run in copies for p in run], device=x.device)
     nats = -law.log_prob(torch.cat([x, x[:, place]], 1))
     told, guessed = nats[:, :length].sum(), (nats[:, length:] * blank).sum()
@@ -138,13 +138,13 @@ def _any_order(
     "Autoregressive diffusion models".
 
     Raises:
-        ValueError: a model that can't be told any places.
+        ValueError: a model that can't be told any places, or a condition that it doesn't read.
     """
-    net = _net(model)
+    net, cond = _net(model), model.check(len(batch.x), batch.cond)
     assert noise is not None and batch.weight is None, "whole pictures, one key a row"
     draw = noise.to(batch.x.device).at(_places(batch))
     known = draw.part(0).uniform()[:, 0, 0], draw.part(1).uniform()[..., 0]
-    nats = _blank_nats(net, batch.x, *known, batch.cond)
+    nats = _blank_nats(net, batch.x, *known, cond)
     return nats.sum(), nats.new_tensor(batch.x.numel())
 
 
@@ -158,9 +158,10 @@ def any_order_nats(
     evenly over passes and rows (a Kronecker sequence), so that their mean is steady.
 
     Raises:
-        ValueError: a model that can't be told any places.
+        ValueError: a model that can't be told any places, or a condition that it doesn't read.
     """
-    net, total = _net(model), torch.zeros(len(x), device=x.device)
+    net, cond = _net(model), model.check(len(x), cond)
+    total = torch.zeros(len(x), device=x.device)
     places, row = Positions((0,) * len(x), x.shape[1]), torch.arange(len(x), dtype=torch.float64)
     begin = Noise.seeded(seed, [0], "share").at(Positions((0,), 1)).uniform().item()
     for i in range(draws):

@@ -5,6 +5,7 @@ Shapes: N pictures of a part, B rows, T symbols of a picture, V levels.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -108,10 +109,15 @@ class Pictures:
         place = number * rows + np.arange(rows)
         out = np.empty(rows, np.int64)
         for epoch in np.unique(place // size).tolist():
-            order = np.argsort(_dice(config.seed, epoch, 0).random_raw(size), kind="stable")
             here = place // size == epoch
-            out[here] = order[place[here] % size]
+            out[here] = _order(config.seed, epoch, size)[place[here] % size]
         return out
+
+
+@functools.lru_cache(maxsize=2)  # a batch may lie in two epochs
+def _order(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
+    """In which the pictures come in an epoch. Do not write into it."""
+    return np.argsort(_dice(seed, epoch, 0).random_raw(size), kind="stable")
 
 
 def _dice(seed: int, number: int, stream: int) -> np.random.Philox:

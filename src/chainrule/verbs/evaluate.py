@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.artifact import Artifact
+from chainrule.codecs.image import PixelCodec
 from chainrule.codecs.symbols import ScoreKind
 from chainrule.training.data import Document, read_documents
-from chainrule.training.picture_files import read_pictures
+from chainrule.training.picture_files import Picture, read_pictures
 from chainrule.training.scoring import document_log_probs, document_nats
 from chainrule.training.shards import Progress
 from chainrule.verbs.heat import log_probs
@@ -256,20 +257,21 @@ def evaluate_pictures(
     codec, told = pixel_codec(artifact), "label" in artifact.outline.reads
     on = artifact.choose(backend, dtype, draws=False)
     skipped: list[str] = []
+    refused: list[str] = []  # of these, what could be read
     rows, numbers, kinds = [], [], set()
     for picture in read_pictures(source, labels=labels, array=field, skipped=skipped):
         try:
             rows.append(codec.encode(picture.pixels).symbols.astype(np.uint16))
         except ValueError as error:
-            skipped.append(f"{picture.name}: {error}")
+            refused.append(f"{picture.name}: {error}")
+            skipped.append(refused[-1])
             continue
-        known = told and picture.label is not None
-        numbers.append(codec.label(picture.label) if known and picture.label is not None else -1)
+        numbers.append(_label(codec, picture) if told else -1)
         kinds.add(codec.score_kind(picture.pixels))
         if progress is not None and len(rows) % 64 == 0:
             progress("reading pictures", len(rows), None)
     if not rows:
-        raise ValueError(f"{source}: no picture in it can be used; {skipped[0]}")
+        raise ValueError(f"{source}: no picture in it can be used; {(refused or skipped)[0]}")
     x, number = np.stack(rows), np.array(numbers, np.int64)
     scored = log_probs(artifact.runner(on), x, number if told else None, progress)
     total = sum(float(log_p.sum()) for log_p in scored)
@@ -286,3 +288,11 @@ def evaluate_pictures(
         skipped=skipped,
         backend=str(on),
     )
+
+
+def _label(codec: PixelCodec, picture: Picture) -> int:
+    """Its number, -1 for none; raises ValueError, with the picture, for one that is not trained."""
+    try:
+        return -1 if picture.label is None else codec.label(picture.label)
+    except ValueError as error:
+        raise ValueError(f"{picture.name}: {error}") from None

@@ -44,6 +44,7 @@ Task = Literal["colourise", "upscale"]
 TASKS: tuple[str, ...] = get_args(Task)
 METHODS: tuple[str, ...] = get_args(Method)
 FACTORS = (2, 4, 8)
+ROW = 10  # pictures in a row, at most
 FILL_IN = 128  # from this brightness on, a mask says so
 BLANK, STRIPE = (214, 39, 90), (245, 150, 180)  # how blanks are shown
 
@@ -93,8 +94,9 @@ class FilledPicture:
 
 
 def sheet_of(found: list[FilledPicture]) -> Pixels:
-    """What was given, and beside it all that was made of it."""
-    return grid_of([found[0].given, *(f.pixels for f in found)], columns=len(found) + 1)
+    """What was given, and then all that was made of it: in one row, if that is not too long."""
+    columns = len(found) + 1 if len(found) < ROW else None
+    return grid_of([found[0].given, *(f.pixels for f in found)], columns)
 
 
 @torch.no_grad()
@@ -196,10 +198,10 @@ def masked(codec: PixelCodec, picture: Given, mask: Given) -> Known:
 
     Raises:
         ValueError: a picture or a mask that can't be taken, a mask of another size, or a mask that
-            is black all over.
+            is white nowhere.
     """
     symbols, pixels = encoded(codec, picture)
-    painted, name = pixels_of(mask)
+    painted, name = pixels_of(mask, "the mask")
     if painted.dtype == bool:
         painted = painted.astype(np.uint8) * 255
     height, width, _ = codec.grid
@@ -213,9 +215,11 @@ def masked(codec: PixelCodec, picture: Given, mask: Given) -> Known:
     same = painted.shape[:2] == (height, width)
     crop = None if same else codec.crop  # else it goes the way that the picture went
     as_mask = PixelCodec(height, width, background=(0, 0, 0), crop=crop, resize=codec.resize)
-    blank = as_mask.decode(Encoded(encoded(as_mask, painted)[0])) >= FILL_IN
+    blank = as_mask.decode(Encoded(encoded(as_mask, painted, name)[0])) >= FILL_IN
     if not blank.any():
-        raise ValueError(f"{name}: nothing to fill in, the mask is black all over")
+        raise ValueError(
+            f"{name}: nothing to fill in, no pixel of the mask is white ({FILL_IN} or brighter)"
+        )
     row, column, _ = where(codec)
     given = striped(codec.decode(Encoded(symbols)), blank)
     return torch.from_numpy(symbols), ~torch.from_numpy(blank)[row, column], given

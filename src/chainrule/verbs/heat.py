@@ -38,6 +38,7 @@ from chainrule.verbs.pictures import (
 _ENTRIES = 2**24  # probabilities at a time,
 _SYMBOLS = 2**16  # symbols,
 _APART = 32  # and those of a model that needs a pass for each
+_LEGEND = 48  # pixels that a legend has at least, to be read
 # Black, violet, red, orange, cream: about evenly brighter to the eye.
 _ANCHORS = [
     (6, 6, 22), (44, 18, 92), (98, 24, 118), (152, 38, 112), (204, 62, 84), (238, 106, 48),
@@ -78,7 +79,7 @@ class PictureScore:
         """-log2 p of every pixel [H, W], its channels together, in bits."""
         height, width, channels = self.grid
         bits = np.empty(self.units)
-        bits[places(self.grid, self.order)] = np.array(self.per_symbol) / -math.log(2)
+        bits[places(self.grid, self.order).numpy()] = np.array(self.per_symbol) / -math.log(2)
         found: NDArray[np.float64] = bits.reshape(height, width, channels).sum(2)
         return found
 
@@ -184,14 +185,17 @@ def log_probs(
 
 
 def heat_map(scores: Sequence[PictureScore]) -> Pixels:
-    """Every picture beside the surprise of its pixels, one below the other, and the scale."""
+    """Every picture beside the surprise of its pixels, and the scale; three one below the other,
+    more in several columns."""
     surprises = [score.surprise() for score in scores]
     most = max(float(bits.max()) for bits in surprises) or 1.0
     shown: list[Pixels] = []
     for score, bits in zip(scores, surprises, strict=True):
         level = np.clip(bits / most * 255, 0, 255).round().astype(np.uint8)
         shown += [coloured(score.pixels), SCALE[level]]
-    sheet = grid_of(shown, columns=2)
+    sheet = grid_of(shown, columns=2 * math.ceil(math.sqrt(len(scores) / 3)))
+    short = max(0, _LEGEND - len(sheet))
+    sheet = np.pad(sheet, ((0, short), (0, 0), (0, 0)), constant_values=BETWEEN)
     return np.concatenate([sheet, _legend(len(sheet), most)], 1)
 
 

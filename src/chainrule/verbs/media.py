@@ -45,7 +45,8 @@ def material_of(
         return material
     given = [f"--{name}" for name in PICTURE_OPTIONS if getattr(asked, name) is not None]
     if given:
-        raise ValueError(f"{', '.join(given)} is for pictures, and {source} holds none")
+        why = f"{source} holds none" if asked.codec is None else f"--codec {asked.codec} for text"
+        raise ValueError(f"{', '.join(given)} is for pictures, and {why}")
     asked.for_text()
     if codec is not None and not isinstance(codec, TextCodec):
         raise ValueError("that run models numbers: chainrule forecast is for these")

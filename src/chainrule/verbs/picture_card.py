@@ -80,7 +80,7 @@ def _write_card(artifact: Artifact, material: PictureMaterial, folder: Path) -> 
         lines += [f"- Labels: {names}."]
     lines += [f"- Data: {material.description}."]
     if material.skipped:
-        lines += [f"- Left out, because they could not be read: {len(material.skipped):,} files."]
+        lines += [f"- Left out: {len(material.skipped):,}; the first: {material.skipped[0]}."]
     lines += [f"- Held-out score: {done[f'held_out_bits_per_{UNIT}']:.3f} bits per {UNIT}."]
     beside = done[f"others_bits_per_{UNIT}"].items()
     lines += [f"- Beside it: {', '.join(f'{name} {bits:.3f}' for name, bits in beside)}."]

@@ -195,15 +195,21 @@ def read_material(
         display.say(f"left out: {len(skipped) - 5:,} more files")
     if codec is None:
         codec = _codec(frames, labels, asked)
-        kinds = f", {len(codec.labels)} labels" if codec.labels else ""
+        kinds = f", {_number(len(codec.labels), 'label')}" if codec.labels else ""
         height, width, _ = codec.grid
         display.say(
-            f"{len(frames):,} pictures of {height}x{width}, {codec.colour}, {codec.levels} "
-            f"levels{kinds}: {codec.space.max_len:,} symbols each"
+            f"{_number(len(frames), 'picture')} of {height}x{width}, {codec.colour}, "
+            f"{codec.levels} levels{kinds}: {_number(codec.space.max_len, 'symbol')} each"
         )
     told = labels if codec.labels else None
-    lessons = prepare_pictures(frames, told, codec, held=held)
+    # Frames are cropped already: once more would be another picture.
+    sized = PixelCodec.load(codec.save(Path()) | {"crop": None}, Path())
+    lessons = prepare_pictures(frames, told, sized, held=held)
     return PictureMaterial(codec, lessons, skipped)
+
+
+def _number(count: int | None, name: str) -> str:
+    return f"{count:,} {name}" + ("" if count == 1 else "s")
 
 
 def _frames(
@@ -211,6 +217,7 @@ def _frames(
 ) -> tuple[Pixels, list[str] | None, NDArray[np.bool_] | None]:
     """All pictures at the size of the run [N, H, W(, 3)], their labels where they have some, and
     which are held out where folders say so."""
+    name = ", ".join(map(str, source)) if isinstance(source, list) else str(source)
     plain, frames, labels, parts = None, [], [], []
     sizes: dict[tuple[int, int], str] = {}
     grey, taken = True, 0
@@ -218,7 +225,7 @@ def _frames(
         height, width = picture.pixels.shape[:2]
         if plain is None:
             plain = _plain(height, width, codec, asked)
-        if not plain.resize:
+        if not (plain.resize or plain.crop):
             sizes.setdefault((height, width), picture.name)
             if len(sizes) > 1:
                 continue  # say at the end how many there are
@@ -230,12 +237,13 @@ def _frames(
         taken += pixels.nbytes
         if taken > MOST_BYTES:
             raise ValueError(
-                f"{source}: more than {MOST_BYTES / 2**30:.0f} GiB of pixels: --resize makes the "
+                f"{name}: more than {MOST_BYTES / 2**30:.0f} GiB of pixels: --resize makes the "
                 "pictures smaller"
             )
-        same = bool((pixels == pixels[..., :1]).all())
-        grey = grey and same
-        frames.append(pixels[..., 0] if same else pixels)
+        if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+            pixels = pixels[..., 0]
+        grey = grey and pixels.ndim == 2
+        frames.append(pixels)
         labels.append(picture.label)
         parts.append(picture.split in ("validation", "test"))
         if len(frames) % 64 == 0:
@@ -243,12 +251,12 @@ def _frames(
     if len(sizes) > 1:
         small, large = (f"{h}x{w} ({sizes[h, w]})" for h, w in (min(sizes), max(sizes)))
         raise ValueError(
-            f"{source}: pictures have {len(sizes):,} sizes, from {small} to {large}: say "
+            f"{name}: pictures have {len(sizes):,} sizes, from {small} to {large}: say "
             "--resize 32, or 24x32 (height x width)"
         )
     if not frames:
         first = f"; the first: {skipped[0]}" if skipped else ""
-        raise ValueError(f"{source}: no picture in it can be used{first}")
+        raise ValueError(f"{name}: no picture in it can be used{first}")
     if not grey:
         frames = [np.repeat(f[..., None], 3, 2) if f.ndim == 2 else f for f in frames]
     known = [name for name in labels if name is not None]
@@ -260,7 +268,8 @@ def _frames(
 
 
 def _plain(height: int, width: int, codec: PixelCodec | None, asked: Options) -> PixelCodec:
-    """What brings pictures to the size of the run, in full colour."""
+    """What brings pictures to the size of the run, in full colour, or grey as the codec does."""
+    colour = "grey" if (asked if codec is None else codec).colour == "grey" else "rgb"
     if codec is not None:
         height, width, _ = codec.grid
         crop, resize, background = codec.crop, codec.resize, codec.background
@@ -275,7 +284,7 @@ def _plain(height: int, width: int, codec: PixelCodec | None, asked: Options) ->
                 f"pictures of {height}x{width} are {height * width:,} symbols each and more: say "
                 "--resize 64x64, or another size"
             )
-    return PixelCodec(height, width, colour="rgb", background=background, crop=crop, resize=resize)
+    return PixelCodec(height, width, colour=colour, background=background, crop=crop, resize=resize)
 
 
 def _codec(frames: Pixels, labels: list[str] | None, asked: Options) -> PixelCodec:

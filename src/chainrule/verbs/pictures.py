@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +53,8 @@ def pixel_codec(artifact: Artifact) -> PixelCodec:
     return codec
 
 
-def pixels_of(picture: Given) -> tuple[Pixels, str]:
-    """The pixels of a file or an array, and what to call it.
+def pixels_of(picture: Given, what: str = "the picture") -> tuple[Pixels, str]:
+    """The pixels of a file or an array, and what to call it: by its file, or ``what``.
 
     Raises:
         ValueError: a file that can't be read, or no picture.
@@ -62,17 +63,21 @@ def pixels_of(picture: Given) -> tuple[Pixels, str]:
         return read_picture(picture).pixels, str(picture)
     pixels = np.asarray(picture)
     if pixels.ndim not in (2, 3):
-        raise ValueError(f"a picture has the shape [h, w] or [h, w, 1 | 3 | 4], not {pixels.shape}")
-    return pixels, "the picture"
+        raise ValueError(
+            f"{what}: an array has the shape [h, w] or [h, w, 1 | 3 | 4], not {list(pixels.shape)}"
+        )
+    return pixels, what
 
 
-def encoded(codec: PixelCodec, picture: Given) -> tuple[NDArray[np.int64], Pixels]:
+def encoded(
+    codec: PixelCodec, picture: Given, what: str = "the picture"
+) -> tuple[NDArray[np.int64], Pixels]:
     """Symbols [T] in the codec's order, and the pixels that they were made from.
 
     Raises:
         ValueError: a picture that the codec can't take, by its name.
     """
-    pixels, name = pixels_of(picture)
+    pixels, name = pixels_of(picture, what)
     try:
         return codec.encode(pixels).symbols, pixels
     except ValueError as error:
@@ -123,15 +128,15 @@ def coloured(pixels: Pixels) -> Pixels:
 
 
 def grid_of(pictures: Sequence[Pixels], columns: int | None = None) -> Pixels:
-    """All pictures in one, row by row, in about as many columns as rows.
+    """All pictures in one, row by row; without ``columns``, about as wide as high.
 
     They have one size, and are magnified by a whole factor so that small ones can be seen.
     """
-    columns = columns or math.ceil(math.sqrt(len(pictures)))
+    height, width = pictures[0].shape[:2]
+    columns = columns or min(len(pictures), math.ceil(math.sqrt(len(pictures) * height / width)))
     rows = -(-len(pictures) // columns)
     if any(p.ndim == 3 for p in pictures):
         pictures = [coloured(p) for p in pictures]
-    height, width = pictures[0].shape[:2]
     most = min(SIDE // (columns * width), SIDE // (rows * height))
     by = max(1, min(-(-SEEN // min(height, width)), most))
     height, width = by * height, by * width
@@ -233,19 +238,24 @@ class Place:
         """By a name; one that ends in / or is a folder's is a folder.
 
         Raises:
-            ValueError: no name, or one that is no PNG's.
+            ValueError: no name, one that is no PNG's, or a place that can't be written to.
         """
         if name is None:
             raise ValueError("a picture needs a place: -o picture.png, or -o FOLDER/ for one each")
         path = Path(name)
-        if name.endswith("/") or path.is_dir():
-            return Place(path, True)
-        if path.suffix.lower() != ".png":
+        folder = name.endswith("/") or path.is_dir()
+        if not folder and path.suffix.lower() != ".png":
             raise ValueError(
                 f"{name}: pictures are written as PNG: give it a name that ends in .png, or in / "
                 "for a folder with one each"
             )
-        return Place(path, False)
+        above = path.absolute() if folder else path.absolute().parent
+        there = next(p for p in (above, *above.parents) if p.exists())
+        if not there.is_dir():
+            raise ValueError(f"{name}: {there.name} is a file and no folder: choose another place")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ValueError(f"{name}: no right to write there: choose another place")
+        return Place(path, folder)
 
     def write(self, each: Sequence[Pixels], sheet: Callable[[], Pixels]) -> str:
         """All of them: in the folder as 1.png and so on, else as ``sheet``; says what was done."""
