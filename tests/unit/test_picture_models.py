@@ -19,6 +19,7 @@ from chainrule.core.distributions import Finite
 from chainrule.core.grid import ORDERS, coordinates, places
 from chainrule.core.model import AnyOrder, Condition, SequenceModel
 from chainrule.core.space import Space
+from chainrule.decoding.infill import infill
 from chainrule.models.made import MADE, Masked, made
 from chainrule.models.pixelrnn import Diagonal, PixelRNN, pixelrnn
 from chainrule.registry import PICTURE_RECIPES, SERIES_RECIPES, built
@@ -119,6 +120,26 @@ def test_under_every_label_they_sum_to_one(name: str):
         assert not torch.equal(one, other)
         got = model(x[:9]).log_prob(x[:9]).sum(1)  # nothing said is the label -1
     torch.testing.assert_close(got, none[:9], rtol=FLOAT64, atol=FLOAT64)
+
+
+@pytest.mark.parametrize("method", [None, "clamp", "smc"])
+@pytest.mark.parametrize("name", PICTURE_RECIPES)
+@torch.no_grad()
+def test_blanks_are_filled_in_under_a_label(name: str, method: Any):
+    """The log-probability told is the model's own, of the blanks given that label."""
+    model = model_of(name, Space.picture(GREY, 2), labels=LABELS)
+    x, blank = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1, 1]), torch.arange(9) >= 5
+    if method is not None:
+        blank[6] = False
+    for label in (-1, 0, 1):
+        told = torch.tensor([label])
+        filled = infill(model, x, ~blank, method, 4, particles=64, cond=Condition(label=told))
+        assert torch.equal(filled.symbols[:, ~blank], x[~blank].expand(4, -1))
+        law = model(filled.symbols, Condition(label=told.expand(4))).log_prob(filled.symbols)
+        wanted = law[:, blank].sum(1)
+        if method == "smc":
+            wanted = law.sum(1) - torch.tensor(filled.log_evidence)
+        torch.testing.assert_close(filled.log_prob, wanted, rtol=FLOAT64, atol=FLOAT64)
 
 
 @pytest.mark.parametrize("name", PICTURE_RECIPES)
