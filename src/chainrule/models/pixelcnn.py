@@ -114,10 +114,10 @@ class Layer(nn.Module):
         out: Tensor = v + self.down_out(self.dropout(gate(gates)))
         return out
 
-    def horizontal(self, h: Tensor, joined: Tensor) -> Tensor:
-        """[B, D, n, apart + W] and [B, 2 K, n, W] -> [B, D, n, W]: the first columns are before."""
-        gates = F.conv2d(h, self.across.weight, self.across.bias, dilation=(1, self.apart))
-        out: Tensor = h[..., self.apart :] + self.across_out(self.dropout(gate(gates + joined)))
+    def horizontal(self, padded: Tensor, h: Tensor, joined: Tensor) -> Tensor:
+        """[B, D, n, W], behind ``apart`` columns in ``padded``, and [B, 2 K, n, W] to the first."""
+        gates = F.conv2d(padded, self.across.weight, self.across.bias, dilation=(1, self.apart))
+        out: Tensor = h + self.across_out(self.dropout(gate(gates + joined)))
         return out
 
 
@@ -189,7 +189,7 @@ class PixelCNN(SequenceModel):
         h = h + self.join(v)
         for layer in self.stack():
             v = layer.vertical(v)
-            h = layer.horizontal(F.pad(h, (layer.apart, 0)), layer.join(v))
+            h = layer.horizontal(F.pad(h, (layer.apart, 0)), h, layer.join(v))
         known: Tensor = h.permute(0, 2, 3, 1).flatten(1, 2)
         return known
 
@@ -318,7 +318,8 @@ class PixelCNN(SequenceModel):
             back = torch.arange(-layer.apart, 0, device=who.device)
             left = across.slab.tensor[who[:, None], (first[:, None] + back).clamp_min(0), i]
             left = (left * (column + back >= 0)[..., None]).transpose(1, 2)[:, :, None]
-            h = layer.horizontal(torch.cat([left, h], 3), layer.join(down[i + 1][:, :, None]))
+            joined = layer.join(down[i + 1][:, :, None])
+            h = layer.horizontal(torch.cat([left, h], 3), h, joined)
         values = torch.cat([*kept, h], 2).permute(0, 3, 2, 1)
         _put(across, who, place, values)
 

@@ -38,7 +38,7 @@ class LinearCategorical(Finite):
     @functools.cached_property
     def logits(self) -> Tensor:
         """Unnormalised [B, L, V]."""
-        return F.linear(self.hidden.to(self.weight.dtype), self.weight, self.bias)
+        return F.linear(self.hidden.to(product_type(self.weight)), self.weight, self.bias)
 
     @functools.cached_property
     def _log_probs(self) -> Tensor:
@@ -52,7 +52,8 @@ class LinearCategorical(Finite):
 
     def log_prob(self, x: Tensor) -> Tensor:
         learns = self.hidden.requires_grad or self.weight.requires_grad
-        if not (learns and torch.is_grad_enabled()) or "logits" in self.__dict__:
+        few = 2 * len(self.weight) <= self.weight.shape[1]  # logits then cost less than copies
+        if not (learns and torch.is_grad_enabled()) or "logits" in self.__dict__ or few:
             return super().log_prob(x)
         hidden, compute = self.hidden.flatten(0, -2), product_type(self.weight)
         out: Tensor = _LinearLogProb.apply(hidden, self.weight, self.bias, x.flatten(), compute)
@@ -93,7 +94,7 @@ class _LinearLogProb(torch.autograd.Function):
         h, w, p = ctx.saved_tensors
         of_hidden, of_weight, of_bias = ctx.types
         width = w.shape[1] - EXTRA
-        d_hidden = (p @ w[:, :width]).to(of_hidden).mul_(-g_N[:, None])
+        d_hidden = (p @ w[:, :width]).to(of_hidden).mul_(-g_N[:, None].to(of_hidden))
         if not (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
             return d_hidden, None, None, None, None
         d_w = p.t() @ (h * -g_N[:, None].to(p.dtype))
