@@ -6,10 +6,12 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -27,6 +29,44 @@ def interleaved(
             if turn:
                 figures[name].append(figure)
     return figures
+
+
+class Worker:
+    """A contender in a process of its own, as what it patches and how it allocates hold for all.
+
+    ``python -m MODULE WORDS`` answers each line that it is given with a line of JSON.
+    """
+
+    def __init__(self, module: str, *words: object, **env: str) -> None:
+        kept = {k: v for k, v in os.environ.items() if k != "THP_MEM_ALLOC_ENABLE"}
+        self.name = " ".join(map(str, words))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, words)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**kept, **env},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.stdin.close()  # type: ignore[union-attr]
+        self.process.wait()
+
+    def ask(self) -> Any:
+        """One round."""
+        self.process.stdin.write("go\n")  # type: ignore[union-attr]
+        self.process.stdin.flush()  # type: ignore[union-attr]
+        return self.answer()
+
+    def answer(self) -> Any:
+        """What it says next."""
+        line = self.process.stdout.readline()  # type: ignore[union-attr]
+        if not line:
+            raise RuntimeError(f"{self.name} ended before its figure: see what it printed")
+        return json.loads(line)
 
 
 def summary(figures: list[float]) -> dict[str, float]:

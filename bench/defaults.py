@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.common import interleaved, ratios, save, summary, table
+from bench.common import Worker, interleaved, ratios, save, summary, table
 from bench.peers import CHARACTERS, characters
 from chainrule.core.distributions import Finite
 from chainrule.core.objective import Batch
@@ -237,43 +236,20 @@ def _batch_us(data: Path, times: int = 1000) -> float:
     return (time.perf_counter() - began) / times * 1e6
 
 
-class _Worker:
-    """A contender in a process of its own: what is patched holds for a whole process."""
+class _Worker(Worker):
+    """Compiles from nothing, and says how long its first steps took."""
+
+    opening = 0.0
 
     def __init__(self, name: str, symbols: int, data: Path, cold: str) -> None:
-        words = [sys.executable, "-m", "bench.defaults", name, str(symbols)]
-        env = {k: v for k, v in os.environ.items() if k != "THP_MEM_ALLOC_ENABLE"}
-        self.name, self.opening = name, 0.0
-        self.process = subprocess.Popen(
-            [*words, str(Path(data).resolve())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**env, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": cold},
-        )
-
-    def __enter__(self) -> _Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.stdin.close()  # type: ignore[union-attr]
-        self.process.wait()
-
-    def answer(self) -> dict[str, float]:
-        """What it says next."""
-        line = self.process.stdout.readline()  # type: ignore[union-attr]
-        if not line:
-            raise RuntimeError(f"{self.name} ended before its figure: see what it printed")
-        found: dict[str, float] = json.loads(line)
-        return found
+        env = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": cold}
+        super().__init__("bench.defaults", name, symbols, data.resolve(), **env)
 
     def step(self) -> float:
         """Milliseconds per step, over one round."""
-        self.process.stdin.write("go\n")  # type: ignore[union-attr]
-        self.process.stdin.flush()  # type: ignore[union-attr]
-        found = self.answer()
+        found = self.ask()
         self.opening = found["opening_s"]
-        return found["ms"]
+        return float(found["ms"])
 
 
 def _work(name: str, symbols: int, data: Path) -> None:

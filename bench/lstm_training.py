@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.common import interleaved, ratios, save, summary, table
+from bench.common import Worker, interleaved, ratios, save, summary, table
 from chainrule.core.space import Space
 from chainrule.models.rnn import RNN, RNNConfig
 from chainrule.training.data import Corpus, windows
@@ -53,8 +52,11 @@ def main(data: Path | None) -> None:
     for threads in (1, 2):
         names = ("chainrule", "tutorial")
         with ExitStack() as stack:
-            workers = [stack.enter_context(_Worker(name, threads, data)) for name in names]
-            figures = interleaved(dict(zip(names, (w.speed for w in workers), strict=True)))
+            workers = [
+                stack.enter_context(Worker("bench.lstm_training", name, threads, data or ""))
+                for name in names
+            ]
+            figures = interleaved(dict(zip(names, (w.ask for w in workers), strict=True)))
         ratio = ratios(figures["chainrule"], figures["tutorial"])
         medians = [summary(figures[k])["median"] for k in names]
         rows.append([threads, *medians, ratio["median"], f"{ratio['min']:.2f}-{ratio['max']:.2f}"])
@@ -63,29 +65,6 @@ def main(data: Path | None) -> None:
     losses = _equal_steps(_corpus(data))
     print(f"nats after {EQUAL_STEPS} equal steps: {losses}")
     save("lstm_training", {**result, "nats_after_equal_steps": losses})
-
-
-class _Worker:
-    """A contender in a process of its own: mallopt holds for a whole process."""
-
-    def __init__(self, name: str, threads: int, data: Path | None) -> None:
-        words = [sys.executable, "-m", "bench.lstm_training", name, str(threads), str(data or "")]
-        self.process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def __enter__(self) -> _Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.stdin.close()  # type: ignore[union-attr]
-        self.process.wait()
-
-    def speed(self) -> float:
-        """Symbols/s over STEPS optimiser steps."""
-        self.process.stdin.write("go\n")  # type: ignore[union-attr]
-        self.process.stdin.flush()  # type: ignore[union-attr]
-        return float(self.process.stdout.readline())  # type: ignore[union-attr]
 
 
 def _work(name: str, threads: int, data: Path | None) -> None:

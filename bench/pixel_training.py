@@ -8,7 +8,6 @@ threads; then both likelihoods from the same weights, which must agree.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.common import interleaved, ratios, save, summary, table
+from bench.common import Worker, interleaved, ratios, save, summary, table
 from bench.pixel_data import SIDE
 from chainrule.core.space import Space
 from chainrule.models.pixelcnn import Layer, PixelCNN, PixelCNNConfig
@@ -124,8 +123,10 @@ def main(data: Path | None) -> None:
     rows, result = [], {}
     for threads in (1, 2):
         with ExitStack() as stack:
-            workers = [stack.enter_context(_Worker(name, threads)) for name in NAMES]
-            figures = interleaved(dict(zip(NAMES, (w.speed for w in workers), strict=True)))
+            workers = [
+                stack.enter_context(Worker("bench.pixel_training", name, threads)) for name in NAMES
+            ]
+            figures = interleaved(dict(zip(NAMES, (w.ask for w in workers), strict=True)))
         ratio = ratios(*(figures[name] for name in NAMES))
         medians = [summary(figures[k])["median"] for k in NAMES]
         rows.append([threads, *medians, ratio["median"], f"{ratio['min']:.2f}-{ratio['max']:.2f}"])
@@ -153,29 +154,6 @@ def _agreement() -> dict[str, float]:
         picture = x.view(-1, SIDE, SIDE)
         theirs = F.cross_entropy(Plain(model)(picture), picture, reduction="sum") / len(x)
     return dict(zip(NAMES, (float(ours), float(theirs)), strict=True))
-
-
-class _Worker:
-    """A contender in a process of its own: mallopt holds for a whole process."""
-
-    def __init__(self, name: str, threads: int) -> None:
-        words = [sys.executable, "-m", "bench.pixel_training", name, str(threads)]
-        self.process = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def __enter__(self) -> _Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.stdin.close()  # type: ignore[union-attr]
-        self.process.wait()
-
-    def speed(self) -> float:
-        """Pictures/s over STEPS optimiser steps."""
-        self.process.stdin.write("go\n")  # type: ignore[union-attr]
-        self.process.stdin.flush()  # type: ignore[union-attr]
-        return float(self.process.stdout.readline())  # type: ignore[union-attr]
 
 
 def _work(name: str, threads: int) -> None:

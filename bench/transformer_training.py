@@ -11,9 +11,6 @@ The peers are as peers.py says; "bf16" is torch.autocast. What predicts one symb
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -25,7 +22,7 @@ from typing import Any
 import torch
 
 from bench import peers
-from bench.common import interleaved, ratios, save, summary, table
+from bench.common import Worker, interleaved, ratios, save, summary, table
 from bench.peers import CHARACTERS, Shape
 from chainrule.core.space import Space
 from chainrule.models.transformer import Transformer, TransformerConfig
@@ -82,8 +79,10 @@ def _compare(
 ) -> dict[str, Any]:
     every = [*names, *PEAKS]
     with ExitStack() as stack:
-        workers = {k: stack.enter_context(_Worker(k, shape, threads, data)) for k in every}
-        figures = interleaved({k: w.speed for k, w in workers.items()}, rounds)
+        one = {"OMP_NUM_THREADS": str(threads)}
+        words, module = (shape, threads, data.resolve()), "bench.transformer_training"
+        workers = {k: stack.enter_context(Worker(module, k, *words, **one)) for k in every}
+        figures = interleaved({k: w.ask for k, w in workers.items()}, rounds)
     peaks = {k: max(figures.pop(k)) for k in PEAKS}
     result: dict[str, Any] = {"operations_per_s": peaks, "symbols_per_s": {}}
     rows = []
@@ -110,37 +109,6 @@ def _compare(
     table(header + ([f"to {BASE}", "spread"] if BASE in names else []), rows)
     print(", ".join(f"{k}: {v / 1e9:,.0f} G/s" for k, v in peaks.items()), "\n")
     return result
-
-
-class _Worker:
-    """A contender in a process of its own: mallopt and the threads hold for a whole process."""
-
-    def __init__(self, name: str, shape: str, threads: int, data: Path) -> None:
-        words = [sys.executable, "-m", "bench.transformer_training", name, shape, str(threads)]
-        self.name = name
-        self.process = subprocess.Popen(
-            [*words, str(Path(data).resolve())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        )
-
-    def __enter__(self) -> _Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.stdin.close()  # type: ignore[union-attr]
-        self.process.wait()
-
-    def speed(self) -> float:
-        """Per second, over one round."""
-        self.process.stdin.write("go\n")  # type: ignore[union-attr]
-        self.process.stdin.flush()  # type: ignore[union-attr]
-        line = self.process.stdout.readline()  # type: ignore[union-attr]
-        if not line:
-            raise RuntimeError(f"{self.name} ended before its figure: see what it printed")
-        return float(json.loads(line))
 
 
 class _Done(Exception):
