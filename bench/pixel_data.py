@@ -19,6 +19,8 @@ from chainrule.training.pictures import Pictures
 
 TRAIN, SIDE = 50_000, 28
 PROTOCOLS = ("static-seed0", "dynamic", "grey")
+MOVES = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
+STILL = len(MOVES) // 2  # how often a picture comes as it is
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,20 @@ class Protocol:
     validation: NDArray[np.uint8]
     test: NDArray[np.uint8]
 
-    def lessons(self) -> Pictures:
-        """Learned from the training part, checked on the validation part."""
-        return Pictures(self.train, self.validation, redraw=self.name == "dynamic")
+    def lessons(self, moved: bool = False) -> Pictures:
+        """Learned from the training part, checked on the validation part.
+
+        ``moved``: two in three are moved by a pixel, in one of eight directions, and a label says
+        in which (Jun et al. 2020, "Distribution augmentation for generative modeling").
+        """
+        if not moved:
+            return Pictures(self.train, self.validation, redraw=self.name == "dynamic")
+        wide = np.pad(self.train.reshape(-1, SIDE, SIDE), ((0, 0), (1, 1), (1, 1)))
+        parts = [self.train] * STILL
+        parts += [wide[:, y : y + SIDE, x : x + SIDE].reshape(len(wide), -1) for y, x in MOVES]
+        labels = np.repeat([0] * STILL + list(range(1, len(MOVES) + 1)), len(wide))
+        still = np.zeros(len(self.validation), np.int64)
+        return Pictures(np.concatenate(parts), self.validation, labels, still)
 
 
 def load(name: str, data: Path) -> Protocol:

@@ -6,6 +6,7 @@ import json
 import shutil
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from chainrule.codecs.image import PixelCodec
 from chainrule.training.picture_files import read_picture
 from chainrule.verbs.choosing import Options
 from chainrule.verbs.display import Silent
+from chainrule.verbs.media import material_of
 from chainrule.verbs.picture_material import read_material
 from tests.cli.test_bad_input import complaint
 
@@ -163,6 +165,7 @@ def test_pictures_of_unlike_sizes_need_a_size(command, folder: Path, tmp_path: P
         Options(resize="5x6", colour="grey"),
         Options(resize="5x6", colour="grey", crop="9x12", levels=8),
         Options(resize="7", colour="luma", order="planes"),
+        Options(resize="7", colour="palette"),
     ],
 )
 def test_what_is_learned_is_what_is_scored(tmp_path: Path, asked: Options, monkeypatch) -> None:
@@ -177,6 +180,29 @@ def test_what_is_learned_is_what_is_scored(tmp_path: Path, asked: Options, monke
     read = [read_picture(p).pixels for p in (tmp_path / "photos").iterdir()]
     scored = [found.codec.encode(pixels).symbols for pixels in read]
     assert sorted(x.tolist() for x in learned) == sorted(x.tolist() for x in scored)
+
+
+def test_one_of_a_thing_is_no_plural(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("CHAINRULE_CACHE", str(tmp_path / "cache"))
+    images, labels = digits()
+    np.savez(tmp_path / "a.npz", images=images[:9], labels=labels[:9])
+    Image.fromarray(images[9]).save(tmp_path / "b.png")
+    bad = [tmp_path / f"{i}.png" for i in range(6)]
+    for path in bad:
+        path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    said: list[str] = []
+    display = Silent()
+    monkeypatch.setattr(display, "say", said.append)
+    read_material([tmp_path / "a.npz", tmp_path / "b.png", *bad], None, Options(), display)
+    assert "left out: 1 more file" in said
+    assert "1 picture without a label: labels are left out" in said
+
+
+@pytest.mark.parametrize("codec", [None, "pixels"])
+@pytest.mark.parametrize("source", [np.zeros((3, 4, 4), np.uint8), [np.zeros((4, 4))], b"a.png"])
+def test_an_array_is_no_source(tmp_path: Path, source: Any, codec: str | None) -> None:
+    with pytest.raises(ValueError, match=r"\Aa source is the name of a file .*\Z"):
+        material_of(source, None, Options(codec=codec), Silent())
 
 
 def test_what_lies_in_a_test_folder_is_held_out(command, folder: Path, tmp_path: Path) -> None:

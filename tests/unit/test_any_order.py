@@ -78,6 +78,17 @@ def test_estimates_are_spread_evenly():
     assert int((counts - 60).abs().max()) <= 2
 
 
+def test_every_pass_has_an_order_of_its_own():
+    """In one order, what is known in a pass is known in all that know more places."""
+    model, seen = fresh(Space.picture((3, 3, 1), 2)), []
+    model.net.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+    any_order_nats(model, torch.zeros(4, 9, dtype=torch.int64), 0, 20)
+    known = torch.stack(seen, 1)
+    less = known.sum(2)[:, :, None] <= known.sum(2)[:, None]
+    unlike = (known[:, :, None] & ~known[:, None]).any(-1) & less
+    assert unlike.flatten(1).any(1).all()
+
+
 def test_estimates_are_a_function_of_seed_and_row():
     model = fresh(Space.picture((3, 3, 1), 2))
     x = torch.randint(2, (6, 9), generator=torch.Generator().manual_seed(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from chainrule.verbs.choosing import make_model
 from chainrule.verbs.frontier import check
 from chainrule.verbs.score import score
 from tests.laws import tolerances
+from tests.unit.picture_examples import run_of
 
 LENGTH, ROUNDS, GUESSES = 20, 2, 4
 TEXT = "the quick brown fox jumps over the lazy dog. " * 3
@@ -184,3 +186,38 @@ def test_bits_of_a_text_are_those_of_score(artifact):
     (bits,) = module._bits(artifact, [symbols[PROMPT:]], symbols[None, :PROMPT])
     nats = score(artifact, TEXT[: PROMPT + 10]).per_symbol
     assert bits == pytest.approx(-sum(nats[PROMPT:]) / math.log(2) / 10, rel=tolerances.FLOAT64)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """A run of them whose model fills blanks, so that approximate strategies run too."""
+    run = run_of("transformer", 7, 6)
+    config = replace(run.outline.config, masked=True, context=43)
+    return Artifact(registry.built(config).eval(), run.any_codec)
+
+
+def test_of_pictures_it_is_bits_per_dimension_that_are_lost(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "STRATEGIES", {"ancestral": Ancestral, "wild": Wild})
+    monkeypatch.setattr(module, "BATCHES", (1, 3))
+    found = bench(pictures, length=10, rounds=1)
+    assert found.unit == found.to_dict()["unit"] == "dimension"
+    assert "lost: bits per dimension beyond ancestral's" in found.notes()[0]
+    assert point(found, "wild").lost is not None
+    labels, axes = [], pytest.importorskip("matplotlib.axes")
+    monkeypatch.setattr(axes.Axes, "annotate", lambda self, text, *a, **k: labels.append(text))
+    found.save(tmp_path / "frontier.png")
+    assert any("bits/dimension" in text for text in labels)
+    assert not any("byte" in text for text in labels)
+
+
+def test_a_model_of_any_order_has_no_context_to_run_out_of(monkeypatch):
+    monkeypatch.setattr(registry, "STRATEGIES", {"ancestral": Ancestral})
+    monkeypatch.setattr(module, "BATCHES", (1,))
+    assert bench(run_of("anyorder", 7, 6), rounds=1).length == 42 - PROMPT
+
+
+def test_pictures_that_cannot_be_measured(pictures):
+    with pytest.raises(ValueError, match=r"album: a run of pictures .*: leave the data out"):
+        bench(pictures, "album")
+    with pytest.raises(ValueError, match="pictures of 16 symbols are too small to measure"):
+        bench(run_of("made", 4, 4))

@@ -153,6 +153,15 @@ def test_logistics_far_from_their_centre_stay_finite():
     assert bool(torch.isfinite(loc.grad).all() and torch.isfinite(log_scale.grad).all())
 
 
+def test_wide_logistics_keep_their_digits_in_float32():
+    """The width of a level doesn't drown in how far away the centre is."""
+    mix, level = torch.zeros(1, 1, 1), torch.arange(256)[None]
+    loc, log_scale = torch.full((1, 1, 1), 40.0), torch.full((1, 1, 1), 3.0)
+    law = DiscretizedLogisticMixture(mix, loc, log_scale, 256)
+    narrow, wanted = law.log_prob(level).double(), law.map(Tensor.double).log_prob(level)
+    assert ((narrow - wanted) / wanted).abs().max() < FLOAT32
+
+
 # ---- scalars ----
 
 

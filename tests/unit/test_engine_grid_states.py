@@ -188,3 +188,27 @@ def test_a_saved_run_is_the_one_in_memory(tmp_path: Path, dtype: DType, labels: 
     assert on_meta(again.outline) == (not labels)  # the vectors of labels are torch's
     wanted = Compiled(run.model, dtype, 1)
     assert torch.equal(got(x, cond).log_prob(x), wanted(x, cond).log_prob(x))
+
+
+@torch.no_grad()
+def test_rows_of_one_label_share_the_work_of_its_memory(monkeypatch: pytest.MonkeyPatch):
+    """The torch start, of which the engine takes the memory alone, is run once a label."""
+    torch.manual_seed(0)
+    config = PixelCNNConfig(Space.picture((3, 2, 1), SIZE), 2, 6, 5, 3, labels=2)
+    model = PixelCNN(config).double().eval()
+    program: Any = model.lower()
+    engine, begun, rows = Reference(model, program, dtype=torch.float64), model.start, []
+
+    def counted(batch: int, cond: Condition | None = None) -> State:
+        rows.append(batch)
+        return begun(batch, cond)
+
+    monkeypatch.setattr(model, "start", counted)
+    x = torch.randint(SIZE, (5, 6))
+    for labels in ([1, 1, 0, -1, 1], [-1] * 5):
+        law = engine.predict(engine.extend(engine.start(5, told(labels)), x[:, :4]))
+        wanted = model(x, told(labels)).log_probs()[:, 4:5]
+        torch.testing.assert_close(law.log_probs(), wanted, rtol=FLOAT64, atol=FLOAT64)
+    assert rows == [3, 1]
+    with pytest.raises(ValueError, match="condition 'label' has 2 rows, the batch 5"):
+        engine.start(5, told([1, 1]))

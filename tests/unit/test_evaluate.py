@@ -14,6 +14,8 @@ from chainrule.codecs.text import BPECodec, ByteCodec, CharCodec, TextCodec, Wor
 from chainrule.models.ngram import NGram, NGramConfig
 from chainrule.training.scoring import document_log_probs, document_nats, log_probs
 from chainrule.verbs.evaluate import evaluate
+from chainrule.verbs.fitted import Fitted
+from chainrule.verbs.generate import generate
 from tests.laws.tolerances import FLOAT32, FLOAT64
 from tests.models.markov import Markov
 
@@ -42,6 +44,22 @@ def codecs() -> dict[str, TextCodec]:
         "words": WordCodec.fit([TEXT], size=8),
         "bpe": BPECodec.fit([TEXT], size=300),
     }
+
+
+@pytest.mark.parametrize("name", ["n", "length"])
+@pytest.mark.parametrize("value", [2.5, "2", None])
+def test_generate_wants_whole_numbers(name: str, value: object):
+    with pytest.raises(ValueError, match=rf"\A{name}: a whole number, not {value!r}\Z"):
+        generate(fitted(ByteCodec()), "a", **{name: value})
+
+
+def test_what_is_of_pictures_is_refused(source: str):
+    run = Fitted(fitted(ByteCodec()))
+    with pytest.raises(ValueError, match="labels are for pictures, and this run models text"):
+        run.evaluate(source, labels="a.csv")
+    for array in (np.zeros((3, 6, 6)), [np.zeros((6, 6))], b"text", None):
+        with pytest.raises(ValueError, match=r"\Aa source is the name of a file .*\Z"):
+            run.evaluate(array)
 
 
 @pytest.mark.parametrize("name", codecs())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from chainrule.core.model import Condition
 from chainrule.core.noise import Noise
 from chainrule.core.objective import Batch, nll
 from chainrule.core.space import Space
@@ -107,6 +108,29 @@ def test_windows_shorter_than_the_heads_reach():
     x = symbols(SPACE, 2, 4, dice())
     loss, _ = objective("nll", 0.0)(net, Batch(x, (4, 4)))
     close(loss, nll(net, Batch(x, (4, 4)))[0])
+
+
+def test_blanks_are_told_the_label():
+    """As the next symbols are; a model that reads none refuses it, in either kind of batch."""
+    torch.manual_seed(0)
+    space = Space.picture((8, 5, 1), 7)
+    shape = {"dim": 16, "num_layers": 1, "hidden": 24, "masked": True}
+    net = Transformer(TransformerConfig(space, labels=3, **shape)).double().eval()
+    x = batch().x
+    told = Batch(x, (LENGTH,) * ROWS, Condition(label=torch.tensor([0, 0, 2, -1])))
+    noise = Noise.seeded(0, range(ROWS))
+    loss, count = objective("hybrid", 1.0)(net, told, noise)
+    nats, symbols_ = nll(net, told)
+    close(loss / count, nats / symbols_)
+    known = torch.zeros(ROWS, 8, dtype=torch.bool)
+    laws = [
+        net.masked.taught(x, [range(4, 12)], known, cond).log_probs()[:, LENGTH:]
+        for cond in (told.cond, None)
+    ]
+    assert [torch.equal(a, b) for a, b in zip(*laws, strict=True)] == [False, False, False, True]
+    for rate in (0.0, 1.0):
+        with pytest.raises(ValueError, match="does not read the condition 'label'"):
+            objective("hybrid", rate)(model(masked=True), told, noise)
 
 
 def test_a_model_without_blanks_says_what_to_do():

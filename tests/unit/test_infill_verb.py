@@ -112,7 +112,7 @@ def test_wrong_input(chars, counted):
         infill(counted, "the _at")
     with pytest.raises(ValueError, match="method 'guess' is not one of exact, clamp, smc"):
         infill(counted, "the _at", method="guess")
-    with pytest.raises(ValueError, match="n must be"):
+    with pytest.raises(ValueError, match="n: 1 to 1,000, not "):
         infill(counted, "the _at", method="clamp", n=0)
     with pytest.raises(ValueError, match="leave the temperature"):
         infill(counted, "the _at", method="smc", temperature=0.5)

@@ -137,7 +137,7 @@ def test_a_fixed_size_medium_is_filled_to_its_end(strategy):
 def test_what_can_not_be_done_says_so():
     plain = RNN(gru(Space("finite", 5), "tiny"))
     for strategy in (Block, Parallel):
-        with pytest.raises(ValueError, match="fit one with --objective hybrid"):
+        with pytest.raises(ValueError, match="fit a transformer with --objective hybrid"):
             strategy.decoder(Target(plain, length=4))
         with pytest.raises(ValueError, match="with nothing wrapped around it"):
             strategy.decoder(Target(Penalties(filler(), presence=1.0), length=4))

@@ -71,6 +71,22 @@ def test_damaged_archives(tmp_path, mode):
         assert refused(path).startswith(f"{path}: truncated, too large or no archive (")
 
 
+@pytest.mark.parametrize("mode", ["tar", "tar.gz"])
+def test_a_tar_that_was_cut_between_members(tmp_path, mode):
+    plain = tarred(tmp_path / "plain.tar", {f"{i}.png": PNG for i in range(3)}, "w")
+    with tarfile.open(plain) as archive:
+        third, end = archive.getmembers()[2].offset, archive.offset
+    path = tmp_path / f"photos.{mode}"
+    data = plain.read_bytes()
+    pack = gzip.compress if mode == "tar.gz" else bytes
+    for wrong in (data[:third], data[:end], data[: end + 100], data[:third] + b"?" * 1024):
+        put(path, pack(wrong))
+        assert refused(path) == f"{path}: truncated, too large or no archive (its end is missing)"
+        assert is_pictures(path)  # so that fit says the same
+    put(path, pack(data[: end + 512]))  # every member is there
+    assert len(read(path)[0]) == 3
+
+
 def test_a_damaged_member_is_skipped(tmp_path):
     path = zipped(tmp_path / "a.zip", {"1.png": saved(LARGE), "2.png": PNG})
     data = bytearray(path.read_bytes())

@@ -232,6 +232,23 @@ def test_a_folder(tmp_path):
     assert len(read(str(tmp_path / "photos" / "**" / "*"))[0]) == 3
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"])
+def test_a_picture_of_pillow_is_seen_as_its_file(mode):
+    image = Image.fromarray(COLOUR).quantize(4)
+    image = (image.convert("RGBA") if mode == "PA" else image).convert(mode)
+    pixels = picture_bytes.image_pixels(image)
+    same = image.convert("RGB") if mode in ("PA", "YCbCr") else image  # no PNG has these
+    assert np.array_equal(pixels, picture_bytes.decode_picture(saved(same)))
+    again = Image.open(io.BytesIO(saved(same)))
+    assert np.array_equal(pixels, picture_bytes.image_pixels(again))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "HSV", "I", "F"])
+def test_a_picture_of_pillow_in_other_colours_is_refused(mode):
+    with pytest.raises(ValueError, match=r"\A.*: convert it to (RGB|8 bits)\Z"):
+        picture_bytes.image_pixels(Image.fromarray(GREY).convert("RGB").convert(mode))
+
+
 def test_folders_without_a_picture(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -244,7 +261,7 @@ def test_folders_without_a_picture(tmp_path):
     for name in ("huge.png", "text.png"):
         put(folder / name, BAD[name][0])
     line = refused(folder)
-    assert f"{folder}: none of 2 pictures can be read; {folder / 'huge.png'}: its header" in line
+    assert f"{folder}: no picture of 2 can be read; {folder / 'huge.png'}: its header" in line
     assert "no such file" in refused(tmp_path / "nothing")
     assert "standard input" in refused("-")
     assert "no files were given" in refused([])
@@ -314,7 +331,7 @@ def test_tables_that_do_not_fit(tmp_path):
     assert [p.label for p in found] == ["cat"]
     assert skipped == [
         f"{tmp_path / 'photos' / 'b.png'}: {labels} has no row for it",
-        f"{labels}: 2 rows name no picture; the first is x.png, line 3",
+        f"{labels}: rows that name no picture: 2; the first is x.png, line 3",
     ]
     for table, problem in (
         ("x.png,dog\n", "no row names a picture: the first says x.png, and the first picture is "),

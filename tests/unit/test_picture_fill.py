@@ -175,7 +175,7 @@ def test_what_can_not_be_filled_in(plain):
         ({"mask": whole[:5]}, "the mask is 5x6 and the picture 6x6"),
         ({"mask": whole + 255, "method": "guess"}, "'guess' is not one of exact, clamp, smc"),
         ({"task": "colourise"}, "fit with --colour luma"),
-        ({"mask": whole + 255, "n": 0}, "n must be"),
+        ({"mask": whole + 255, "n": 0}, "n: 1 to 1,000, not 0"),
     ):
         with pytest.raises(ValueError, match=words):
             fill(plain, ramp(), **wrong)

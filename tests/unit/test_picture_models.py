@@ -83,6 +83,20 @@ def test_an_order_names_every_place_once(grid: tuple[int, int, int], order: str)
     assert torch.equal((row * grid[1] + column) * grid[2] + channel, places(grid, order))
 
 
+def test_orders_are_what_they_were():
+    """Saved models know them by name: an order that changed would scramble what they draw."""
+    wanted = {
+        "reverse": [17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0],
+        "columns": [0, 1, 6, 7, 12, 13, 2, 3, 8, 9, 14, 15, 4, 5, 10, 11, 16, 17],
+        "snake": [0, 1, 2, 3, 4, 5, 10, 11, 8, 9, 6, 7, 12, 13, 14, 15, 16, 17],
+        "planes": [0, 2, 4, 6, 8, 10, 12, 14, 16, 1, 3, 5, 7, 9, 11, 13, 15, 17],
+        "coarse": [0, 1, 4, 5, 12, 13, 16, 17, 2, 3, 6, 7, 8, 9, 10, 11, 14, 15],
+        "random": [7, 4, 3, 5, 8, 15, 0, 12, 1, 6, 14, 16, 10, 17, 2, 13, 9, 11],
+        "raster": [*range(18)],
+    }
+    assert {order: places((3, 3, 2), order).tolist() for order in ORDERS} == wanted
+
+
 def test_coarse_begins_with_few_pixels_of_the_whole():
     row, column, _ = coordinates((17, 9, 2), "coarse")
     for stride in (8, 4, 2):

@@ -125,8 +125,10 @@ def test_equal_pictures_are_on_one_side_and_the_cache_is_found_again(tmp_path: P
 
 
 def test_one_picture_is_nothing_to_learn(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="all the same"):
-        prepare_pictures(np.zeros((4, 3, 4), np.uint8), None, PixelCodec(3, 4), tmp_path)
+    for count in (1, 4):
+        same = np.zeros((count, 3, 4), np.uint8)
+        with pytest.raises(ValueError, match=f"no two pictures differ, of {count} in all"):
+            prepare_pictures(same, None, PixelCodec(3, 4), tmp_path)
     two = np.stack([np.zeros((3, 4), np.uint8), np.full((3, 4), 9, np.uint8)])
     lessons = prepare_pictures(two, None, PixelCodec(3, 4), tmp_path)
     assert len(lessons.train) == len(lessons.held_out) == 1

@@ -107,6 +107,38 @@ def test_guesses_are_free_without_a_cache(labelled):
     assert few < 20
 
 
+def test_evaluate_takes_names_of_files_of_pictures(plain, tmp_path):
+    with pytest.raises(ValueError, match="column is for text, and this run models pictures"):
+        Fitted(plain).evaluate(tmp_path, column="x")
+    for array in (ramp(), np.stack([ramp()] * 3), [ramp()], Image.fromarray(ramp()), None):
+        with pytest.raises(ValueError, match=r"\Aa source is the name of a file .*\Z"):
+            Fitted(plain).evaluate(array)
+
+
+@pytest.mark.parametrize("mode", ["1", "LA", "P", "PA"])
+def test_a_picture_of_pillow_is_its_colours(anyhow, mode):
+    image = Image.fromarray(np.dstack([ramp(), ramp().T, 255 - ramp()])).quantize(4)
+    image = (image.convert("RGBA") if mode == "PA" else image).convert(mode)
+    seen = np.asarray(image.convert("RGB"))
+    given, array = picture_score(anyhow, image), picture_score(anyhow, seen)
+    assert given.per_symbol == array.per_symbol
+    run, mask = Fitted(anyhow), blanks((0, 0))
+    filled = [run.infill(x, mask=mask)[0].symbols for x in (image, seen)]
+    assert filled[0] == filled[1]
+    drawn = [run.generate(top=x)[0].symbols for x in (image, seen)]
+    assert drawn[0] == drawn[1]
+    with pytest.raises(ValueError, match=r"\Athe picture: .*CMYK: convert it to RGB\Z"):
+        run.score(image.convert("RGB").convert("CMYK"))
+
+
+@pytest.mark.parametrize("n", [2.5, "2", None])
+def test_a_number_of_pictures_is_whole(plain, n):
+    with pytest.raises(ValueError, match=rf"\An: a whole number, not {n!r}\Z"):
+        Fitted(plain).generate(n=n)
+    with pytest.raises(ValueError, match=rf"\An: a whole number, not {n!r}\Z"):
+        Fitted(plain).infill(ramp(), mask=blanks((5, 5)), n=n)
+
+
 def test_labels(labelled, plain):
     none, dog, cat = (draw(labelled, 1, label=k)[0] for k in (None, "dog", "cat"))
     assert none.label is None and dog.label == "dog"

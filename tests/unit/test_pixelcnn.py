@@ -58,6 +58,50 @@ def test_rows_of_a_batch_that_stand_anywhere_decode_as_one_pass(space: Space, he
     torch.testing.assert_close(found, wanted, rtol=FLOAT64, atol=FLOAT64)
 
 
+@pytest.mark.parametrize("space", [GREY, COLOUR], ids=["grey", "colour"])
+def test_gradients_of_decoding_are_those_of_one_pass(space: Space) -> None:
+    """What is kept is written in place: nothing that a gradient needs gets lost, and no branch."""
+    model, x = net(space, labels=2), pictures(space)
+    cond, parameters = Condition(label=torch.tensor([1, -1])), [*model.parameters()]
+    wanted = torch.autograd.grad(model(x, cond).log_prob(x).sum(), parameters)
+    state, total, at, branches = model.start(2, cond), torch.zeros(()), 0, []
+    while at < x.shape[1]:
+        piece = x[:, at : at + 1 + at % 4]
+        before, at = state, at + piece.shape[1]
+        state = model.extend(before, piece, tail=piece.shape[1])
+        branches.append(model.extend(before, 1 - piece.clamp_max(1)))
+        total = total + model.predict(state)[:, :-1].log_prob(piece).sum()
+    got = torch.autograd.grad(total, parameters)
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=FLOAT64, atol=FLOAT64)
+
+
+@pytest.mark.parametrize("space", [GREY, COLOUR], ids=["grey", "colour"])
+@torch.no_grad()
+def test_branches_that_part_anywhere_go_on_alone(space: Space) -> None:
+    """Before a row of the picture ends and behind it: the older branch finds what it has kept."""
+    model, both, end = net(space), pictures(space), space.max_len or 0
+    for at in range(end - 1):
+        x = torch.cat([both[:1, :at].expand(2, -1), both[:, at:]], 1)
+        wanted, mid = model(x).log_prob(x), (at + 1 + end) // 2
+        root = model.extend(model.start(1), x[:1, :at])
+        branches = [model.extend(root, row[None, at:mid]) for row in x]
+        for row, state, law in zip(x, branches, wanted, strict=True):
+            full = model.extend(state, row[None, mid:], tail=end - mid)
+            found = model.predict(full)[:, :-1].log_prob(row[None, mid:])[0]
+            torch.testing.assert_close(found, law[mid:], rtol=FLOAT64, atol=FLOAT64)
+
+
+@torch.no_grad()
+def test_caches_have_room_for_one_picture_and_never_grow() -> None:
+    model = net(COLOUR)
+    begun = model.start(2)
+    slabs = {name: begun.grow(name).slab for name in ("symbols", "down", "across")}
+    done = model.extend(begun, pictures(COLOUR))
+    assert all(done.grow(name).slab is slab for name, slab in slabs.items())
+    assert [len(slab.tensor[0]) for slab in slabs.values()] == [37, 13, 13]
+
+
 def test_the_whole_picture_and_no_more() -> None:
     model = net(GREY)
     with torch.no_grad():
@@ -87,6 +131,7 @@ def test_a_label_changes_the_law_and_none_is_a_label_of_its_own() -> None:
         ({"kernel": 4}, "odd"),
         ({"dilations": ()}, "number of dilations"),
         ({"num_layers": 0}, "num_layers"),
+        ({"head": "logistics"}, "head 'logistics' is not one of categorical, logistic"),
     ],
 )
 def test_what_is_no_pixelcnn(fields: dict[str, object], message: str) -> None:

@@ -255,7 +255,12 @@ def test_guesses_beyond_the_medium_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("kind", "remedy"), [(Heads, "--ahead"), (Hybrid, "--objective hybrid"), (Draft, "--draft")]
+    ("kind", "remedy"),
+    [
+        (Heads, "fit a transformer with --ahead"),
+        (Hybrid, "fit a transformer with --objective hybrid"),
+        (Draft, "--draft"),
+    ],
 )
 def test_what_is_missing_is_named(kind, remedy):
     with pytest.raises(ValueError, match=remedy):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import chainrule.engine
-from chainrule.artifact import Artifact, load_artifact
+from chainrule.artifact import QUANTISED, Artifact, load_artifact
 from chainrule.codecs.text import CharCodec
 from chainrule.engine import quantize as quantizing
 from chainrule.files import read_tensors, tensor_shapes, write_tensors
@@ -20,6 +20,7 @@ from chainrule.verbs.generate import generate
 from chainrule.verbs.quantize import TARGETS, quantize
 from chainrule.verbs.score import score
 from tests.laws import tolerances
+from tests.unit.picture_examples import run_of
 
 TEXT = "the cat sat on the mat. "
 CODEC = CharCodec.fit([TEXT])
@@ -165,6 +166,17 @@ def test_files_that_contradict_each_other(place, wrong):
     write_tensors(folder / "model.safetensors", tensors)
     with pytest.raises(ValueError, match=r"precision|tensor"):
         load_artifact(folder)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bf16"])
+def test_weights_of_convolutions_are_not_quantised(tmp_path, dtype):
+    run_of("pixelcnn", 4, 4).save_config(tmp_path)
+    write_tensors(tmp_path / "model.safetensors", {"x": torch.zeros(1)})
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"format": QUANTISED, "precision": {"dtype": dtype}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"tensor '.+' has 4 axes, .*: leave precision out\Z"):
+        load_artifact(tmp_path)
 
 
 @native

@@ -211,12 +211,12 @@ def _evaluate_pictures(result: PictureEvaluation, display: Display, json: bool) 
 def bench(
     run: RunFolder,
     data: Annotated[
-        str | None, typer.Argument(metavar="[DATA]", help="Where prompts are from; else own text.")
+        str | None, typer.Argument(metavar="[DATA]", help="Where prompts are from; else samples.")
     ] = None,
     length: Annotated[int | None, typer.Option(help="Symbols a sequence gets; 256.")] = None,
     temperature: Annotated[float, typer.Option(help="p^(1/t); 0 is greedy.")] = 1.0,
     rounds: Annotated[int, typer.Option(help="How often all is measured.")] = 5,
-    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same samples.")] = 0,
     draft: Annotated[
         Path | None, typer.Option(metavar="RUN", help="The model that guesses, for draft.")
     ] = None,

@@ -124,7 +124,7 @@ def fit_palette(
             found, rate = found[dice.random(len(found)) < 0.5], rate / 2
     distinct = _distinct(found)
     if len(distinct) < 2:
-        raise ValueError(f"a palette needs two colours or more, there are {len(distinct)}")
+        raise ValueError(f"a palette needs two colours or more, not {len(distinct)}")
     if len(distinct) > count:
         Image = pillow()
         cut = Image.fromarray(found[None]).quantize(

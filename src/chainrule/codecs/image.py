@@ -181,8 +181,6 @@ class PixelCodec(Codec):
         tall, wide = min(h, w * height / width), min(w, h * width / height)
         top, left = (h - tall) / 2, (w - wide) / 2
         how = Image.Resampling.LANCZOS if tall > height else Image.Resampling.BICUBIC
-        if self.colour == "palette":  # no colours in between
-            how = Image.Resampling.NEAREST
         image = Image.fromarray(np.ascontiguousarray(x[..., 0] if x.shape[2] == 1 else x))
         done = image.resize((width, height), how, box=(left, top, left + wide, top + tall))
         return np.asarray(done).reshape(height, width, -1)

@@ -161,9 +161,8 @@ class DiscretizedLogisticMixture(Finite):
         inverse = torch.exp(-log_scale)
         upper = ((centre + half - loc) * inverse).masked_fill(x == self.levels - 1, math.inf)
         lower = ((centre - half - loc) * inverse).masked_fill(x == 0, -math.inf)
-        # σ(u) - σ(l) = σ(u) σ(-l) (1 - e^(l-u)): no cancellation anywhere
-        gap = torch.where(torch.isinf(upper) | torch.isinf(lower), 1.0, upper - lower)
-        inner = torch.log(-torch.expm1(-gap))
+        # σ(u) - σ(l) = σ(u) σ(-l) (1 - e^(l-u)): no cancellation, as u - l is of no difference
+        inner = torch.log(-torch.expm1(-2 * half * inverse))
         inner = inner.masked_fill(torch.isinf(upper) | torch.isinf(lower), 0.0)
         return F.logsigmoid(upper) + F.logsigmoid(-lower) + inner
 

@@ -28,7 +28,9 @@ class Heads(Strategy):
     def decoder(target: Target) -> Decoder:
         trained = getattr(target.model.config, "ahead", 0)
         if not trained:
-            raise ValueError("strategy heads needs a model with extra heads: fit it with --ahead 4")
+            raise ValueError(
+                "strategy heads needs a model with extra heads: fit a transformer with --ahead 4"
+            )
         return Verify(target.model, Heads(target.model, target.guesses or trained))
 
     def start(self, prompt: Sequence[Tensor], cond: Condition | None = None) -> None:

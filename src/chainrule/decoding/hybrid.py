@@ -23,7 +23,8 @@ class Hybrid(Heads):
     def decoder(target: Target) -> Decoder:
         if not target.model.guesses_blocks:
             raise ValueError(
-                "strategy hybrid needs a model trained on blanks: fit it with --objective hybrid"
+                "strategy hybrid needs a model trained on blanks: fit a transformer with "
+                "--objective hybrid"
             )
         return Verify(target.model, Hybrid(target.model, target.guesses or GUESSES))
 

@@ -22,6 +22,7 @@ from chainrule.core.model import AnyOrder, Condition, MaskedModel, SequenceModel
 from chainrule.core.noise import Noise, Positions
 from chainrule.core.state import State
 from chainrule.decoding.jacobi import Jacobi, guesses_are_free
+from chainrule.decoding.rows import rows_at_once
 from chainrule.decoding.strategy import Exactness, Target
 from chainrule.decoding.verify import Ancestral, Verify, drain
 from chainrule.decoding.warps import Warps
@@ -33,7 +34,6 @@ EXACTNESS: dict[Method, Exactness] = {
     "clamp": "approximate",
     "smc": "approximate",
 }
-ROWS = 64  # samples drawn at a time; more only cost memory
 _LAWS = 2**24  # probabilities at a time: a long known stretch is weighed in pieces
 
 
@@ -95,10 +95,10 @@ def infill(
             "(weighs what follows) or clamp (ignores it), or fit with --objective hybrid (text) or "
             "--model anyorder (pictures)"
         )
-    parts = []
-    for first in range(0, n, ROWS):
-        rows = range(first, min(n, first + ROWS))
-        told = _told(progress, first // ROWS * len(x), -(-n // ROWS) * len(x))
+    parts, most = [], rows_at_once(model, n, len(x), cond)
+    for first in range(0, n, most):
+        rows = range(first, min(n, first + most))
+        told = _told(progress, first // most * len(x), -(-n // most) * len(x))
         if method == "clamp":
             parts.append(clamp(model, x, known, rows, seed, warp, cond, told))
         elif net is not None:

@@ -185,7 +185,7 @@ def _masked(model: SequenceModel, name: str) -> MaskedModel:
     if model.masked is None:
         raise ValueError(
             f"strategy {name} needs a model that fills blanks, with nothing wrapped around it: "
-            "fit one with --objective hybrid"
+            "fit a transformer with --objective hybrid"
         )
     return model.masked
 

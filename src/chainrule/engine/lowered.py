@@ -124,17 +124,7 @@ class Lowered(SequenceModel):
     # ---- the contract ----
 
     def start(self, batch: int, cond: Condition | None = None) -> State:
-        leaves: dict[str, Leaf] = {}
-        if self.fixed:
-            told = self.model.start(batch, cond)
-            for name in self.fixed:
-                leaf, ok = told.leaves.get(name), told.leaves.get(f"{name}_ok")
-                width = self.program.leaves[name].dim
-                if not (isinstance(leaf, Fixed) and ok and leaf.t.shape[2:] == (width,)):
-                    raise ValueError(f"the model has no memory {name!r} of {width} columns")
-                leaves |= {name: leaf, f"{name}_ok": ok}
-        else:
-            self.check(batch, cond)
+        leaves = self._memories(batch, self.check(batch, cond))
         alone = bool(self.fixed or self.grids)  # each row by itself; else all are the first
         begun = self._open(torch.zeros(batch if alone else 1, 0, dtype=torch.int64), leaves)
         if self.program.context:
@@ -170,6 +160,25 @@ class Lowered(SequenceModel):
         raise ValueError("a lowered model is not fitted; fit the model that it comes from")
 
     # ---- pieces ----
+
+    def _memories(self, batch: int, cond: Condition) -> dict[str, Leaf]:
+        """What the model makes of a condition once and for all; equal labels share the work."""
+        leaves: dict[str, Leaf] = {}
+        if not self.fixed:
+            return leaves
+        rows = torch.arange(batch)
+        if self.reads == {"label"}:
+            label = torch.full((batch,), -1) if cond.label is None else cond.label
+            each, rows = label.unique(return_inverse=True)
+            batch, cond = len(each), Condition(label=each)
+        told = self.model.start(batch, cond)
+        for name in self.fixed:
+            leaf, ok = told.leaves.get(name), told.leaves.get(f"{name}_ok")
+            width = self.program.leaves[name].dim
+            if not (isinstance(leaf, Fixed) and ok and leaf.t.shape[2:] == (width,)):
+                raise ValueError(f"the model has no memory {name!r} of {width} columns")
+            leaves |= {name: leaf.select(rows), f"{name}_ok": ok.select(rows)}
+        return leaves
 
     def claim(self, state: State, length: int) -> dict[str, Grow]:
         """What grows, with ``length`` more positions; caches without what no query will see."""

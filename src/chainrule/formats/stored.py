@@ -97,7 +97,13 @@ def _narrowed(
             raise ValueError(f"{where}: no matrix {min(unknown)!r}, which precision names")
         kept = {name: kept[name] for name in dtype}  # the others may be any floats
     for name, kinds in kept.items():
-        height, width = shapes.pop(name)
+        shape = shapes.pop(name)
+        if len(shape) != 2:
+            raise ValueError(
+                f"{where}: tensor {name!r} has {len(shape)} axes, and only matrices are "
+                "quantised: leave precision out"
+            )
+        height, width = shape
         for kind in kinds:
             try:
                 parts = layout(kind, height, width)

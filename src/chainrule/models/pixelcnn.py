@@ -297,7 +297,7 @@ class PixelCNN(SequenceModel):
             v = layer.row(above, v)
             kept.append(v)
         values = torch.cat(kept, 2).permute(0, 3, 2, 1)  # [n, W, layers + 1, D]
-        _put(down, who, begin[:, None] + column, values)
+        down.slab.tensor[who[:, None], begin[:, None] + column] = values
 
     def _pixels(self, state: State, who: Tensor, first: Tensor, count: int) -> None:
         """The horizontal stack over ``count`` pixels from ``first`` [n] on, in rows ``who`` [n]."""
@@ -321,12 +321,4 @@ class PixelCNN(SequenceModel):
             joined = layer.join(down[i + 1][:, :, None])
             h = layer.horizontal(torch.cat([left, h], 3), h, joined)
         values = torch.cat([*kept, h], 2).permute(0, 3, 2, 1)
-        _put(across, who, place, values)
-
-
-def _put(grown: Grow, who: Tensor, place: Tensor, values: Tensor) -> None:
-    """Write values [n, k, …] at places [n, k] of rows ``who`` [n] of a cache."""
-    slab = grown.slab
-    if torch.is_grad_enabled():
-        slab.tensor = slab.tensor.clone()  # autograd may need what stood there
-    slab.tensor[who[:, None], place] = values
+        across.slab.tensor[who[:, None], place] = values

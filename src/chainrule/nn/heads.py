@@ -42,7 +42,8 @@ class LinearCategorical(Finite):
 
     @functools.cached_property
     def _log_probs(self) -> Tensor:
-        return torch.log_softmax(self.logits, -1)
+        # Under autocast logits are bfloat16; what is said of a symbol is not.
+        return torch.log_softmax(self.logits, -1, dtype=self.bias.dtype)
 
     def log_probs(self) -> Tensor:
         return self._log_probs

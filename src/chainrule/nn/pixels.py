@@ -7,7 +7,7 @@ vector, K mixture components, V levels.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +26,12 @@ def head_of(space: Space, name: HeadName | None) -> HeadName:
     """The head for these levels: as asked, else categorical.
 
     Raises:
-        ValueError: no finite symbols.
+        ValueError: no finite symbols, or a head of another name.
     """
     if space.size is None:
         raise ValueError("pixels are finite symbols")
+    if name is not None and name not in get_args(HeadName):
+        raise ValueError(f"head {name!r} is not one of {', '.join(get_args(HeadName))}")
     return name or "categorical"
 
 
@@ -67,7 +69,7 @@ class PixelHead(nn.Module):
 
     ``hidden`` makes a vector [S] for each channel, ``law`` a law of it; so a state keeps vectors.
     The logistic head has one mixture for all channels (Salimans et al. 2017, eq. 3), whose weights
-    are re-weighted by the likelihood of the channels before: without that, it is no law.
+    are re-weighted by the likelihood of the channels before: they tell which component it is.
     """
 
     def __init__(

@@ -64,6 +64,12 @@ def objective(name: str, rate: float) -> Objective:
     return forced
 
 
+def suits(name: str, model: SequenceModel) -> None:
+    """Refuse an objective that a model can't learn by; raises ValueError."""
+    if name in ("hybrid", "any-order"):
+        (_teacher if name == "hybrid" else _net)(model)
+
+
 def _weight(batch: Batch) -> Tensor:
     """Which symbols are scored [B, T]."""
     if batch.weight is not None:
@@ -96,11 +102,9 @@ def _hybrid(
     Source: Gat et al. 2025, "Set block decoding" (a clean and a masked stream in one pass).
 
     Raises:
-        ValueError: a model that can't be trained on blanks.
+        ValueError: a model that can't be trained on blanks, or a condition that it doesn't read.
     """
-    net: Any = model.masked
-    if not hasattr(net, "taught"):
-        raise ValueError("--objective hybrid needs a model that fills in blanks: a transformer")
+    net = _teacher(model)
     assert noise is not None and batch.weight is None, "whole windows, one key a row"
     x, length, draw = batch.x, batch.x.shape[1], noise.to(batch.x.device).at(_places(batch))
     chosen, kind, at, other = draw.part(0).uniform(4)[0, 0].tolist()  # the batch shares these
@@ -117,7 +121,7 @@ def _hybrid(
         place = torch.arange(size, device=x.device)
         some = draw.part(2).uniform()[:, :size, 0] < share
         blank = torch.where(either < 0.5, some, place < span * size) | (place == 0)
-    law = net.taught(x, copies, ~blank, batch.cond)
+    law = net.taught(x, copies, ~blank, model.check(len(x), batch.cond))
     place = torch.tensor([p for run in copies for p in run], device=x.device)
     nats = -law.log_prob(torch.cat([x, x[:, place]], 1))
     told, guessed = nats[:, :length].sum(), (nats[:, length:] * blank).sum()
@@ -126,6 +130,12 @@ def _hybrid(
     loss = loss + _heads(model, law, x, weight)
     shown = told.detach() * count / x.numel()
     return loss + (shown - loss.detach()), count.to(nats)
+
+
+def _teacher(model: SequenceModel) -> Any:
+    if not hasattr(model.masked, "taught"):
+        raise ValueError("--objective hybrid needs a model that fills in blanks: a transformer")
+    return model.masked
 
 
 def _any_order(

@@ -68,6 +68,18 @@ def decode_picture(data: bytes) -> Pixels:
     raise ValueError(problem or "truncated or damaged: fetch it again, or leave it out")
 
 
+def image_pixels(image: Any) -> Pixels:
+    """Pixels of a picture of Pillow's, as ``decode_picture`` has those of its file.
+
+    Raises:
+        ValueError: colours of another kind, an animation, or too large, with the remedy.
+    """
+    problem = _problem(image, b"")
+    if problem is not None:
+        raise ValueError(problem)
+    return _pixels(image)
+
+
 def _huge_png(data: bytes) -> str | None:
     """Said by its header, whose checksum need not be right."""
     if not data.startswith(b"\x89PNG") or len(data) < 24:
@@ -90,7 +102,7 @@ def _problem(image: Any, data: bytes) -> str | None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # a JPEG with a second view or a depth map
         return f"an animation of {frames} frames: save one of them"
-    if image.mode[0] in "IF" or (image.format == "PNG" and data[24] == 16):
+    if image.mode[0] in "IF" or (image.format == "PNG" and data[24:25] == b"\x10"):
         return "more than 8 bits a channel: convert it to 8 bits"
     if image.mode not in _MODES:
         return f"its colours are of the kind {image.mode}: convert it to RGB"

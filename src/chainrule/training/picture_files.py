@@ -10,6 +10,7 @@ import bz2
 import glob
 import gzip
 import lzma
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -120,7 +121,7 @@ def read_pictures(
                 yield Picture(pixels, f"{_clean(path)}[{row}]", label)
                 good += 1
     if not good:
-        raise ValueError(f"{source}: none of {len(entries):,} pictures can be read; {skipped[bad]}")
+        raise ValueError(f"{source}: no picture of {len(entries):,} can be read; {skipped[bad]}")
 
 
 def read_picture(path: str | Path) -> Picture:
@@ -141,6 +142,7 @@ def is_pictures(source: Source) -> bool:
     Of a folder, a glob or a list, at least half of it; of an archive, any one.
     """
     try:
+        check_source(source)
         if isinstance(source, list):
             told = [is_pictures(each) for each in source[:_LOOKED_AT]]
             return bool(told) and 2 * sum(told) >= len(told)
@@ -163,8 +165,25 @@ def is_pictures(source: Source) -> bool:
 # ---- which files ----
 
 
+def check_source(source: Any) -> None:
+    """Refuse what names no files, such as an array.
+
+    Raises:
+        ValueError: neither a name nor a list of names.
+    """
+    for each in source if isinstance(source, list) else [source]:
+        if isinstance(each, list):
+            check_source(each)
+        elif not isinstance(each, str | os.PathLike):
+            raise ValueError(
+                f"a source is the name of a file or a folder, or a list of names, and not of type "
+                f"{type(each).__name__}: save pictures in an array as .npz"
+            )
+
+
 def _found(source: Source) -> list[tuple[Path, bool]]:
     """Files in reading order, and whether each was found in a folder."""
+    check_source(source)
     if isinstance(source, list) and source:
         return [each for s in source for each in _found(s)]
     inside = not isinstance(source, list) and Path(source).expanduser().is_dir()
@@ -265,6 +284,8 @@ def _members(path: Path, stack: ExitStack, most: int | None = None) -> list[_Ent
             if not hidden and PurePosixPath(name).suffix.lower() in _KNOWN:
                 found.append(_Entry(f"{_clean(path)}:{_clean(name)}", (*shared, *inside), read))
     except Exception as error:  # what the standard library raises for damage has no one class
+        if found and most is not None:
+            return found
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ValueError(f"{path}: truncated, too large or no archive ({reason})") from None
     if not found and most is None:
@@ -305,6 +326,9 @@ def _tarred(path: Path, stack: ExitStack) -> _Members:
         _bound(count, member.offset)
         if member.isreg() and not member.issparse():  # so that no link is followed
             yield member.name, partial(_undamaged, read, member)
+    file.seek(archive.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes anything for it
+        raise ValueError("its end is missing")
 
 
 def _undamaged(read: Callable[[Any], bytes], member: Any) -> bytes:

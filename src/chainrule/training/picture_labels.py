@@ -123,7 +123,7 @@ class Table:
             return None
         line, name = min(rest)
         first = f"the first is {'/'.join(name)}, line {line}"
-        return f"{self.path}: {len(rest):,} rows name no picture; {first}"
+        return f"{self.path}: rows that name no picture: {len(rest):,}; {first}"
 
 
 def _parts(name: str) -> Parts:

@@ -186,7 +186,7 @@ def prepare_pictures(
     """
     hashes = np.array([_hash(p) for p in pixels], np.uint64)
     if len(np.unique(hashes)) < 2:
-        raise ValueError(f"{len(pixels)} pictures and all the same: give at least two that differ")
+        raise ValueError(f"no two pictures differ, of {len(pixels):,} in all: give two that do")
     whole = hashlib.blake2b(hashes.tobytes(), digest_size=16)
     whole.update("\0".join(labels or ()).encode())
     how = "chosen by their content"

@@ -47,7 +47,7 @@ class Point:
         acceptance: accepted guesses over guesses; None where nothing is guessed.
         same: share of the rows that ``ancestral`` wrote alike, symbol for symbol; None where it
             ran elsewhere.
-        lost: of approximate strategies: bits per byte, under the model itself, of what they wrote
+        lost: of approximate strategies: bits per unit, under the model itself, of what they wrote
             beyond those of what ``ancestral`` wrote after the same prompts. Above zero it is text
             that the model finds unlikely; below zero it is duller than the model. lost_se: its
             standard error over the rows.
@@ -80,6 +80,7 @@ class Frontier:
         points: batch by batch, the fastest first.
         cannot: the other strategies, with the reason.
         auto: what it chose, by batch size.
+        unit: of what is lost: byte, or dimension of a picture.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Frontier:
     points: list[Point]
     cannot: dict[str, str]
     auto: dict[str, str]
+    unit: str = "byte"
 
     def batches(self) -> list[int]:
         """The batch sizes, smallest first."""
@@ -130,7 +132,8 @@ class Frontier:
         lines = [
             f"{self.rounds} rounds of {self.length} symbols a sequence after {PROMPT} of "
             f"{self.prompts}, temperature {self.temperature:g}, {self.threads} threads; gain: over "
-            "ancestral; calls: of the model, a symbol; lost: bits per byte beyond ancestral's"
+            "ancestral; calls: of the model, a symbol; lost: bits per "
+            f"{self.unit} beyond ancestral's"
         ]
         on = {
             p.backend: [q.strategy for q in self.points if q.backend == p.backend]
@@ -232,11 +235,13 @@ def bench(
         backend, dtype: as ``generate`` takes them.
 
     Raises:
-        ValueError: settings out of bounds, data too short, a draft with other symbols, or a
-            backend that can't be.
+        ValueError: settings out of bounds, data too short, pictures with too few symbols or with
+            data, a draft with other symbols, or a backend that can't be.
     """
     on, many = artifact.choose(backend, dtype), max(BATCHES)
     model = artifact.runner(on)
+    if model.space.grid is not None:
+        _check_pictures(model, source)
     length = _length(artifact.outline) if length is None else length
     end = model.space.max_len
     bounded("length", length, 2, 100_000 if end is None else end - PROMPT)
@@ -279,13 +284,26 @@ def bench(
         points=[p for batch in BATCHES for p in _points(measured[batch], batch, length, lost)],
         cannot=cannot,
         auto={str(batch): str(job.how.choice) for batch, job in autos.items()},
+        unit="byte" if model.space.grid is None else "dimension",
     )
+
+
+def _check_pictures(model: SequenceModel, source: str | Path | None) -> None:
+    if source is not None:
+        raise ValueError(
+            f"{source}: a run of pictures goes on from its own samples: leave the data out"
+        )
+    end = model.space.max_len
+    if end is not None and end < PROMPT + 2:
+        raise ValueError(
+            f"pictures of {end} symbols are too small to measure: a prompt alone has {PROMPT}"
+        )
 
 
 def _length(model: SequenceModel) -> int:
     """256, or what a fixed medium or the context of a masked net leaves after a prompt."""
     room = 256 if model.space.max_len is None else min(256, model.space.max_len - PROMPT)
-    if model.masked is not None:
+    if model.masked is not None and hasattr(model.config, "context"):
         room = min(room, model.config.context - PROMPT - 1)
     return max(2, room)
 
@@ -351,7 +369,7 @@ def _points(
 def _lost(
     artifact: Artifact, measured: dict[int, list[_Job]], prompts: Tensor
 ) -> dict[str, tuple[float, float]]:
-    """Of the approximate strategies: bits per byte lost, and the standard error.
+    """Of the approximate strategies: bits per unit lost, and the standard error.
 
     The batch doesn't change what is written, so all rows of all batches count.
     """
@@ -371,10 +389,10 @@ def _lost(
 
 
 def _bits(artifact: Artifact, rows: list[Tensor], prompts: Tensor) -> list[float]:
-    """-log2 p per byte of every row [T] after its prompt, under the model itself."""
+    """-log2 p per unit of every row [T] after its prompt, under the model itself."""
     whole = [torch.cat([prompts[i % len(prompts)], row]).numpy() for i, row in enumerate(rows)]
     found = []
     for row, log_p in zip(rows, document_log_probs(artifact.model, whole), strict=True):
-        units = max(1, artifact.codec.units(Encoded(row.numpy())))
+        units = max(1, artifact.any_codec.units(Encoded(row.numpy())))
         found.append(-float(log_p[PROMPT:].sum()) / math.log(2) / units)
     return found

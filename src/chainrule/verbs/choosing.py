@@ -29,6 +29,7 @@ PICTURE_OPTIONS = ("resize", "crop", "colour", "levels", "order", "background", 
 _TEXT_OPTIONS = ("vocabulary", "tokenizer", "column", "carry")
 
 
+PICTURE_MODEL = "pixelcnn"  # of pictures, unless asked
 RASTER = ("pixelcnn", "pixelrnn")  # models that go row by row
 PICTURES: dict[str, dict[str, Any]] = {  # training of pictures, as bench/pictures.py found it
     "pixelcnn": {"optimiser": "muon", "lr": 5e-3, "batch": 64, "weight_decay": 0.01, "ema": 0.999},
@@ -90,7 +91,7 @@ class Options:
                 raise ValueError(f"{name} {value!r} is not one of {', '.join(known)}")
         if self.time is not None and self.steps is not None:
             raise ValueError("give --time or --steps, not both")
-        if self.rate is not None and self.objective == "nll":
+        if self.rate is not None and self.objective in ("nll", "any-order"):
             raise ValueError("--rate belongs to --objective scheduled, noise or hybrid")
         for name in ("adapter", "old"):
             if getattr(self, name) is not None and self.base is None:
@@ -119,19 +120,40 @@ class Options:
         if self.objective == "any-order":
             raise ValueError("--objective any-order is for pictures, with --model anyorder")
 
-    def for_pictures(self) -> None:
-        """Refuse what is for text; raises ValueError."""
+    def for_pictures(self, new: bool) -> None:
+        """Refuse what is for text, and of a ``new`` model what it lacks; raises ValueError."""
         given = [f"--{name}" for name in _TEXT_OPTIONS if getattr(self, name) is not None]
         if given:
             raise ValueError(f"{', '.join(given)} is for text, and this is a run of pictures")
         if self.model is not None and self.model not in registry.PICTURE_RECIPES:
             known = ", ".join(registry.PICTURE_RECIPES)
             raise ValueError(f"model {self.model} is for text: for pictures there are {known}")
+        if self.context is not None and self.base is not None:
+            raise ValueError(f"--context: the model of {self.base} keeps its own: leave it out")
+        if not new:
+            return
         if self.order not in (None, "raster") and self.model in (None, *RASTER):
             raise ValueError(
                 f"--order {self.order} needs --model transformer, made or anyorder: convolutions "
                 "go row by row"
             )
+        name = self.model or PICTURE_MODEL
+        config = registry.PICTURE_RECIPES[name](Space.picture((1, 1, 1), 2), "tiny")
+        needs = {
+            "--context": ("context", self.context),
+            "--ahead": ("ahead", self.ahead),
+            "--objective hybrid": ("masked", self.objective == "hybrid"),
+        }
+        for option, (field, asked) in needs.items():
+            if asked and not hasattr(config, field):
+                raise ValueError(
+                    f"{option} needs a transformer: give --model transformer, not {name}, or leave "
+                    "it out"
+                )
+        if self.objective == "hybrid" and self.context is not None:
+            raise ValueError("--objective hybrid looks at whole pictures: leave --context out")
+        if self.objective == "any-order" and name != "anyorder":
+            raise ValueError(f"--objective any-order needs --model anyorder, not {name}")
 
 
 def seconds_of(text: str | float) -> float:
@@ -175,7 +197,7 @@ def choose_model(
     size = asked.size
     if space.grid is not None:
         short = num_symbols < 2_000_000 or (seconds is not None and seconds < 900)
-        return asked.model or "pixelcnn", size or ("tiny" if short else "small")
+        return asked.model or PICTURE_MODEL, size or ("tiny" if short else "small")
     if size is None:
         small = num_symbols < 20_000_000 or (seconds is not None and seconds < 1800)
         size = "tiny" if num_symbols < 20_000 else "small" if small else "base"

@@ -32,15 +32,20 @@ def loss_curve(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     if train:
-        axes.plot(*zip(*train, strict=True), color="#9aa5b1", lw=1, label="training")
+        mark = "o" if len(train) == 1 else None  # a line needs two
+        axes.plot(*zip(*train, strict=True), color="#9aa5b1", lw=1, marker=mark, label="training")
     if held and not any(math.isnan(b) for _, b in held):
         axes.plot(*zip(*held, strict=True), color="#c0392b", marker="o", ms=3, label="held out")
-    for (name, bits), style in zip((others or {}).items(), ("--", ":", "-."), strict=False):
-        axes.axhline(bits, color="#2c3e50", ls=style, lw=1, label=f"{name} {bits:.2f}")
     floor = min([b for _, b in train + held] + list((others or {}).values()), default=0.0)
     shown = sorted(b for _, b in train)
+    top = shown[int(0.98 * (len(shown) - 1))] + 0.2 if shown else math.inf
     if shown:
-        axes.set_ylim(max(0.0, floor - 0.3), shown[int(0.98 * (len(shown) - 1))] + 0.2)
+        axes.set_ylim(max(0.0, floor - 0.3), top)
+    if train or held:
+        axes.set_xlim(0, 1.03 * max(0.001, *(seconds for seconds, _ in train + held)))
+    for (name, bits), style in zip((others or {}).items(), ("--", ":", "-."), strict=False):
+        label = f"{name} {bits:.2f}" + (", above" if bits > top else "")
+        axes.axhline(bits, color="#2c3e50", ls=style, lw=1, label=label)
     axes.set_xlabel("seconds")
     axes.set_ylabel(f"bits per {unit}")
     axes.grid(alpha=0.25)

@@ -23,15 +23,10 @@ from chainrule.core.codec import Encoded
 from chainrule.core.grid import places
 from chainrule.core.model import Condition
 from chainrule.decoding.infill import EXACTNESS, blanks_last, infill
+from chainrule.decoding.rows import rows_at_once
 from chainrule.decoding.verify import Emitted
-from chainrule.verbs.generate import (
-    ROWS,
-    Settings,
-    by_row,
-    check_sizes,
-    decoded,
-    settings_of,
-)
+from chainrule.verbs.forecaster_parts import whole
+from chainrule.verbs.generate import Settings, by_row, decoded, settings_of
 from chainrule.verbs.pictures import (
     Given,
     Progress,
@@ -114,7 +109,7 @@ def draw(
             picture that is no upper part.
     """
     codec, asked = pixel_codec(artifact), settings_of(settings)
-    check_sizes(n, 1)
+    n = whole("n", n, 100_000)
     plain = Settings()
     about = [name for name in OF_TEXT if getattr(asked, name) != getattr(plain, name)]
     if about:
@@ -129,8 +124,10 @@ def draw(
         return _filled(artifact, x, known, n, asked, cond, about_it, progress)
     found: list[Drawn] = []
     missing = int((~known).sum())
-    for first in range(0, n, ROWS):
-        ids = list(range(first, min(n, first + ROWS)))
+    model = artifact.runner(artifact.choose(asked.backend, asked.dtype, strategy=asked.strategy))
+    most = rows_at_once(model, n, length, cond)
+    for first in range(0, n, most):
+        ids = list(range(first, min(n, first + most)))
         say = None if progress is None else partial(_say, progress, first * missing, n * missing)
         found += _batch(artifact, x[known], ids, asked, cond, about_it, say)
     return found

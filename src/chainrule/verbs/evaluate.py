@@ -20,7 +20,7 @@ from chainrule.artifact import Artifact
 from chainrule.codecs.image import PixelCodec
 from chainrule.codecs.symbols import ScoreKind
 from chainrule.training.data import Document, read_documents
-from chainrule.training.picture_files import Picture, read_pictures
+from chainrule.training.picture_files import Picture, check_source, read_pictures
 from chainrule.training.scoring import document_log_probs, document_nats
 from chainrule.training.shards import Progress
 from chainrule.verbs.heat import log_probs
@@ -99,6 +99,7 @@ def evaluate(
     *,
     field: str | None = None,
     column: str | None = None,
+    labels: None = None,
     backend: str = "auto",
     dtype: str | None = None,
     progress: Progress | None = None,
@@ -106,9 +107,12 @@ def evaluate(
     """Score every document of a file, folder or glob.
 
     Raises:
-        ValueError: data that can't be read or encoded, with file, place and remedy, or a backend
-            that can't be.
+        ValueError: data that can't be read or encoded, with file, place and remedy, a backend that
+            can't be, or labels, which are of pictures.
     """
+    if labels is not None:
+        raise ValueError("labels are for pictures, and this run models text")
+    check_source(source)
     on = artifact.choose(backend, dtype, draws=False)
     raw = [
         b"".join(piece.data for piece in pieces)
@@ -241,6 +245,7 @@ def evaluate_pictures(
     *,
     labels: str | Path | None = None,
     field: str | None = None,
+    column: None = None,
     backend: str = "auto",
     dtype: str | None = None,
     progress: Progress | None = None,
@@ -251,9 +256,11 @@ def evaluate_pictures(
         labels: a CSV file with the label of every picture. field: which array of an .npz.
 
     Raises:
-        ValueError: no picture that can be used, a label that was not trained, or a backend that
-            can't be.
+        ValueError: no picture that can be used, a label that was not trained, a backend that can't
+            be, or a column, which is of text.
     """
+    if column is not None:
+        raise ValueError("column is for text, and this run models pictures")
     codec, told = pixel_codec(artifact), "label" in artifact.outline.reads
     on = artifact.choose(backend, dtype, draws=False)
     skipped: list[str] = []

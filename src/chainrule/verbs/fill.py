@@ -23,6 +23,7 @@ from chainrule.core.config import bounded
 from chainrule.core.grid import places
 from chainrule.decoding.infill import EXACTNESS, Method, infill
 from chainrule.decoding.warps import Warps
+from chainrule.verbs.forecaster_parts import whole
 from chainrule.verbs.pictures import (
     Given,
     Progress,
@@ -141,7 +142,7 @@ def fill(
         raise ValueError(f"task {task!r} is not one of {', '.join(TASKS)}")
     if method is not None and method not in METHODS:
         raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
-    bounded("n", n, 1, 1000)
+    n = whole("n", n, 1000)
     bounded("seed", seed, 0, 2**63 - 1)
     warp = Warps.of(
         1, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, typical=typical

@@ -67,7 +67,7 @@ def draw(found: Frontier, path: Path) -> None:
     )
     figure.draw_without_rendering()  # only now is it known where the points are
     for axes, batch in zip(panels, batches, strict=True):
-        _label(axes, found.at(batch))
+        _label(axes, found.at(batch), found.unit)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         figure.savefig(beside, format="png")
@@ -95,7 +95,7 @@ def _panel(axes: Any, points: list[Point]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _label(axes: Any, points: list[Point]) -> None:
+def _label(axes: Any, points: list[Point], unit_of_loss: str) -> None:
     """Name every point, each at the first side of it where nothing else is."""
     from matplotlib.patheffects import withStroke
 
@@ -109,7 +109,7 @@ def _label(axes: Any, points: list[Point]) -> None:
         (a[0] - 5 * unit, b[1] - 5 * unit, c[0] + 5 * unit, b[1] + 5 * unit) for a, b, c in at
     ]
     for p, (first, (x, y), last) in zip(points, at, strict=True):
-        lost = "" if p.lost is None else f", {p.lost:+.2f} bits/byte"
+        lost = "" if p.lost is None else f", {p.lost:+.2f} bits/{unit_of_loss}"
         text = p.strategy + ("" if p.strategy == "ancestral" else f"  {p.gain:.1f}×{lost}")
         wide, high = (5.0 * len(text) + 8) * unit, 11 * unit
         best: tuple[float, Box, tuple[float, float, str]] | None = None

@@ -24,6 +24,7 @@ from chainrule.decoding.warps import Warps
 from chainrule.engine.backend import Choice
 from chainrule.models.constraints import constrained
 from chainrule.models.wrappers import Bans, Forced, Penalties
+from chainrule.verbs.forecaster_parts import whole
 from chainrule.verbs.strategies import Decoding, check, decoding
 
 ROWS = 64  # continuations drawn at a time; more only cost memory
@@ -344,8 +345,8 @@ def settings_of(given: dict[str, Any]) -> Settings:
 
 def check_sizes(n: int, length: int) -> None:
     """Bound how much is asked for; raises ValueError."""
-    bounded("n", n, 1, 100_000)
-    bounded("length", length, 1, 10_000_000)
+    whole("n", n, 100_000)
+    whole("length", length, 10_000_000)
 
 
 def first_of(text: str, stops: Sequence[str]) -> int | None:

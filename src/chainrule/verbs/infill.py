@@ -15,6 +15,7 @@ from chainrule.core.config import bounded
 from chainrule.decoding.infill import EXACTNESS, Method
 from chainrule.decoding.infill import infill as fill
 from chainrule.decoding.warps import Warps
+from chainrule.verbs.forecaster_parts import whole
 
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -88,7 +89,7 @@ def infill(
     """
     if method is not None and method not in METHODS:
         raise ValueError(f"method {method!r} is not one of {', '.join(METHODS)}")
-    bounded("n", n, 1, 1000)
+    n = whole("n", n, 1000)
     bounded("seed", seed, 0, 2**63 - 1)
     warp = Warps.of(
         1, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, typical=typical

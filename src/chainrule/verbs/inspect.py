@@ -7,18 +7,20 @@ from typing import Any
 
 from chainrule import registry
 from chainrule.artifact import Artifact
+from chainrule.codecs.image import PixelCodec
 from chainrule.core.config import to_dict
 
 
 @dataclass(frozen=True)
 class Card:
-    """The facts of an artifact, JSON-able."""
+    """The facts of an artifact, JSON-able; ``symbols``: what it models, in words."""
 
     path: str | None
     model: dict[str, Any]
     parameters: int
     codec: str
     alphabet: int
+    symbols: str
     recipe: dict[str, Any]
     results: dict[str, Any]
     files: dict[str, int]
@@ -27,8 +29,7 @@ class Card:
     def headline(self) -> str:
         """One line."""
         kind = self.model.get("cell", self.model["kind"])
-        symbols = f"{self.alphabet} {self.codec}" if self.alphabet else f"{self.codec} numbers"
-        return f"{kind} over {symbols}, {self.parameters:,} parameters"
+        return f"{kind} over {self.symbols}, {self.parameters:,} parameters"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, the fields' own names."""
@@ -73,10 +74,26 @@ def inspect(artifact: Artifact) -> Card:
         parameters=parameters,
         codec=registry.codec_name(artifact.any_codec),
         alphabet=artifact.outline.space.size or 0,
+        symbols=_symbols(artifact),
         recipe=artifact.recipe,
         results=artifact.results,
         files=files,
     )
+
+
+def _symbols(artifact: Artifact) -> str:
+    """What the symbols are, and of pictures what they make up."""
+    codec, size = artifact.any_codec, artifact.outline.space.size
+    if not isinstance(codec, PixelCodec):
+        name = registry.codec_name(codec)
+        return f"{size} {name}" if size else f"{name} numbers"
+    (height, width, _), palette = codec.grid, codec.colour == "palette"
+    colours = f"palette of {size} colours" if palette else f"{codec.colour}, {size} levels"
+    found = f"pictures of {height}x{width}, {colours}, {codec.order} order"
+    if "label" not in artifact.outline.reads:
+        return found
+    count = len(codec.labels)
+    return f"{found}, {count:,} label{'s' * (count != 1)}"
 
 
 def _short(value: Any) -> str:

@@ -18,6 +18,7 @@ from chainrule.codecs.text import TextCodec
 from chainrule.core.codec import Codec
 from chainrule.core.model import SequenceModel
 from chainrule.training.data import Collection, Corpus, collect, prepare
+from chainrule.training.picture_files import check_source
 from chainrule.training.plan import Lessons, TrainConfig
 from chainrule.training.shards import Progress
 from chainrule.verbs.card import finish
@@ -115,7 +116,8 @@ class Text(Material):
 
     @staticmethod
     def read(source: Any, asked: Options, display: Display) -> Collection:
-        """The documents of a source."""
+        """The documents of a source; raises ValueError for one that can't be read."""
+        check_source(source)
         return collect(source, field=asked.field, column=asked.column, progress=display.working)
 
     @staticmethod

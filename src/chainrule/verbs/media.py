@@ -38,7 +38,7 @@ def material_of(
     """
     pictures = isinstance(codec, PixelCodec) if codec is not None else _shows(source, asked)
     if pictures:
-        asked.for_pictures()
+        asked.for_pictures(new=codec is None)
         assert codec is None or isinstance(codec, PixelCodec)
         material = read_material(source, codec, asked, display)
         check(material.digest)

@@ -69,12 +69,7 @@ def _plain(display: Display) -> dict[str, Any]:
 def _write_card(artifact: Artifact, material: PictureMaterial, folder: Path) -> None:
     """README.md of an artifact."""
     card, done, codec = inspect(artifact), artifact.results, material.codec
-    height, width, _ = codec.grid
     lines = [f"# {folder.name}", "", f"A {card.headline}, made with chainrule.", ""]
-    lines += [
-        f"- Pictures of {height}x{width}, {codec.colour}, {codec.levels} levels, order "
-        f"{codec.order}."
-    ]
     if codec.labels:
         names = ", ".join(codec.labels[:20]) + (", …" if len(codec.labels) > 20 else "")
         lines += [f"- Labels: {names}."]

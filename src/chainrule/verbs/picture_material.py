@@ -192,7 +192,7 @@ def read_material(
     for line in skipped[:5]:
         display.say(f"left out: {line}")
     if len(skipped) > 5:
-        display.say(f"left out: {len(skipped) - 5:,} more files")
+        display.say(f"left out: {_number(len(skipped) - 5, 'more file')}")
     if codec is None:
         codec = _codec(frames, labels, asked)
         kinds = f", {_number(len(codec.labels), 'label')}" if codec.labels else ""
@@ -261,7 +261,8 @@ def _frames(
         frames = [np.repeat(f[..., None], 3, 2) if f.ndim == 2 else f for f in frames]
     known = [name for name in labels if name is not None]
     if known and len(known) < len(labels):
-        display.say(f"{len(labels) - len(known):,} pictures have no label: labels are left out")
+        without = _number(len(labels) - len(known), "picture")
+        display.say(f"{without} without a label: labels are left out")
     held = np.array(parts)
     told = known if len(known) == len(labels) else None
     return np.stack(frames), told, held if 0 < held.sum() < len(held) else None

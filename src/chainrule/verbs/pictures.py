@@ -26,13 +26,15 @@ from chainrule.core.codec import Encoded
 from chainrule.core.grid import coordinates
 from chainrule.core.model import Condition
 from chainrule.files import replacing
+from chainrule.training.picture_bytes import image_pixels
 from chainrule.training.picture_files import read_picture
 
 SEEN = 96  # pixels that the shorter side of a picture has at least, where it is shown,
 SIDE = 2048  # if all of them have about so many at most
 FILES = 1000  # pictures that are written as files, to compare
 GAP, BETWEEN = 2, 144  # pixels between two pictures, and how bright these are
-Given = str | Path | ArrayLike  # a picture: its file, or uint8 [h, w], [h, w, 1], 3 or 4
+# A picture: its file, uint8 [h, w], [h, w, 1], 3 or 4, or one of Pillow's.
+Given = str | Path | ArrayLike
 Progress = Callable[[str, int, int | None], None]
 
 
@@ -54,13 +56,18 @@ def pixel_codec(artifact: Artifact) -> PixelCodec:
 
 
 def pixels_of(picture: Given, what: str = "the picture") -> tuple[Pixels, str]:
-    """The pixels of a file or an array, and what to call it: by its file, or ``what``.
+    """The pixels of a file, an array or an image of Pillow's, and its name: its file, or ``what``.
 
     Raises:
         ValueError: a file that can't be read, or no picture.
     """
     if isinstance(picture, str | Path):
         return read_picture(picture).pixels, str(picture)
+    if hasattr(picture, "getbands"):  # Pillow's: its array may hold numbers of colours
+        try:
+            return image_pixels(picture), what
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from None
     pixels = np.asarray(picture)
     if pixels.ndim not in (2, 3):
         raise ValueError(
@@ -238,7 +245,8 @@ class Place:
         """By a name; one that ends in / or is a folder's is a folder.
 
         Raises:
-            ValueError: no name, one that is no PNG's, or a place that can't be written to.
+            ValueError: no name, one that is no PNG's, a folder with other pictures in it, or a
+                place that can't be written to.
         """
         if name is None:
             raise ValueError("a picture needs a place: -o picture.png, or -o FOLDER/ for one each")
@@ -255,6 +263,12 @@ class Place:
             raise ValueError(f"{name}: {there.name} is a file and no folder: choose another place")
         if not os.access(there, os.W_OK | os.X_OK):
             raise ValueError(f"{name}: no right to write there: choose another place")
+        others = (p.name for p in path.iterdir()) if folder and path.is_dir() else ()
+        other = min((p for p in others if p.lower().endswith(".png")), default=None)
+        if other is not None:
+            raise ValueError(
+                f"{name} holds pictures already ({other}): choose an empty or a new folder with -o"
+            )
         return Place(path, folder)
 
     def write(self, each: Sequence[Pixels], sheet: Callable[[], Pixels]) -> str:

@@ -17,6 +17,7 @@ from chainrule.formats.adapter import matrices
 from chainrule.formats.imported import whole
 from chainrule.nn.lora import LoRA
 from chainrule.training.data import Corpus, cache_folder, collect, prepare
+from chainrule.training.objectives import suits
 from chainrule.training.scoring import affordable, log_probs
 from chainrule.training.shards import VERSION, Progress, SymbolArray, open_symbols
 from chainrule.training.trainer import TrainConfig
@@ -133,6 +134,7 @@ class Base:
         assert asked.base is not None
         self.path = str(asked.base)
         contrary = [f"--{name}" for name in _GIVEN if getattr(asked, name) is not None]
+        contrary += ["--ahead"] if asked.ahead else []
         if contrary:
             raise ValueError(
                 f"--from {self.path} brings its model and its symbols along: "
@@ -151,6 +153,7 @@ class Base:
                 f"{self.path} was counted from its data and can't go on learning: count both, "
                 f"with chainrule fit OLD NEW --model {self.artifact.kind}"
             )
+        suits(asked.objective, self.artifact.model)
         recipe = self.artifact.recipe
         self.name = str(recipe.get("name", self.artifact.kind))
         size = recipe.get("size")
