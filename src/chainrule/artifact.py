@@ -106,7 +106,8 @@ class Artifact:
         else:
             self.merged.lora.load_state_dict(tensors)
             self.outline = unfilled(type(self.outline), self.outline.config)
-            self.engines.clear()
+        self.engines.clear()  # what was shown while it learned ran with the weights of then
+        self.choices.clear()
 
     @property
     def precision(self) -> DType | None:

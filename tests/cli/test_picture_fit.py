@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+import chainrule as cr
 from chainrule.artifact import load_artifact
 from chainrule.codecs.image import PixelCodec
 from chainrule.training.picture_files import read_picture
@@ -77,6 +78,18 @@ def test_a_folder_becomes_a_run(run: Path) -> None:
     with Image.open(run / "samples.png") as sheet:
         assert sheet.size[0] > 100 and len(np.unique(np.asarray(sheet))) > 2
     assert (run / "loss.png").exists()
+
+
+def test_a_run_draws_with_what_it_learned_last(tmp_path: Path) -> None:
+    """Pictures are shown while it learns, so an engine stands from then."""
+    images, labels = digits()
+    np.savez(tmp_path / "ones.npz", images=images[labels == 1][:40])
+    out = tmp_path / "run"
+    run = cr.fit(tmp_path / "ones.npz", out=out, size="tiny", steps=20, batch=8, display=Silent())
+    fresh = cr.load(out)
+    drawn, again = (each.generate(n=2, seed=1, backend="engine") for each in (run, fresh))
+    assert [d.symbols for d in drawn] == [d.symbols for d in again]
+    assert [d.log_prob for d in drawn] == [d.log_prob for d in again]
 
 
 @pytest.mark.parametrize(
