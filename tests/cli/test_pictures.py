@@ -152,7 +152,7 @@ def test_evaluate(command, labelled, album):
         (("generate", "{plain}", "--ensemble", "{plain}", "-o", "x.png"), ["--ensemble"]),
         (("generate", "{run}", "--label", "dog"), ["--label is for runs of pictures"]),
         (("generate", "{run}", "--top", "{album}/top.png"), ["--top is for runs of pictures"]),
-        (("infill", "{plain}", "{cat}", "-o", "x.png"), ["either a mask, or the task"]),
+        (("infill", "{plain}", "{cat}", "-o", "x.png"), ["a mask (--mask), or the task"]),
         (
             ("infill", "{plain}", "{cat}", "--mask", "{album}/flat.png", "-o", "x.png"),
             ["flat.png", "5x6", "6x6"],

@@ -162,7 +162,8 @@ def test_arrays(tmp_path):
     path = arrays(tmp_path / "a.npz", test_images=many[:2], train_images=many, train_labels=y)
     assert is_pictures(path)
     found, skipped = read(path)
-    assert np.array_equal(np.stack([p.pixels[..., 0] for p in found]), many) and not skipped
+    assert np.array_equal(np.stack([p.pixels[..., 0] for p in found]), many)
+    assert skipped == [f"{path}: test_images, as train_images is taken (--field)"]
     assert [p.label for p in found] == [str(k) for k in y]
     assert found[3].name == f"{path}[3]"
     assert len(read(path, array="test_images")[0]) == 2
@@ -233,6 +234,7 @@ def with_header(path, text, data=b""):
         ({"images": np.full((1, 6, 5), -1)}, {}, "holds -1 to -1: whole numbers must be 0 to 255"),
         ({"images": np.full((1, 6, 5), 256)}, {}, "whole numbers must be 0 to 255"),
         ({"images": np.zeros((1, 6, 5), complex)}, {}, "no array has pictures"),
+        ({"images": GREY[None], "labels": np.arange(2)}, {}, r"labels is int64 \[2\], and images"),
         ({"images": GREY[None]}, {"labels": "a.csv"}, "its labels are an array in it, not a.csv"),
     ],
 )

@@ -168,8 +168,8 @@ def test_a_large_picture_from_a_small_one():
 def test_what_can_not_be_filled_in(plain):
     whole = np.zeros((6, 6), np.uint8)
     for wrong, words in (
-        ({}, "either a mask, or the task"),
-        ({"mask": whole, "task": "upscale"}, "either a mask, or the task"),
+        ({}, r"a mask \(--mask\), or the task"),
+        ({"mask": whole, "task": "upscale"}, r"a mask \(--mask\), or the task"),
         ({"task": "sharpen"}, "task 'sharpen' is not one of colourise, upscale"),
         ({"mask": whole}, "the mask: nothing to fill in, no pixel of the mask is white"),
         ({"mask": whole[:5]}, "the mask is 5x6 and the picture 6x6"),

@@ -42,7 +42,7 @@ class _Header:
         return f"{self.dtype} {list(self.shape)}"
 
 
-def read_arrays(path: Path, key: str | None) -> tuple[Pixels, list[str] | None]:
+def read_arrays(path: Path, key: str | None, skipped: list[str]) -> tuple[Pixels, list[str] | None]:
     """Pictures uint8 [N, h, w, 1 | 3 | 4] of an .npz, and their labels where it has some.
 
     Of several arrays: the one called ``key``, else the only one of pictures ([N, h, w] or
@@ -50,17 +50,21 @@ def read_arrays(path: Path, key: str | None) -> tuple[Pixels, list[str] | None]:
     there is of train_images, images, x_train, X_train, x, X, data. Whole numbers are 0 to 255,
     floats 0 to 1; where there are only 0 and 1, or bools, these are black and white. Labels: whole
     numbers or text, N of them, called as the pictures are with ``labels`` for ``images`` (or y
-    for x), else labels, y_train, y or target.
+    for x), else labels, y_train, y or target. Other arrays of pictures: a line in ``skipped``.
 
     Raises:
-        ValueError: damaged, too large, of another type, or it isn't clear which array is meant.
+        ValueError: damaged, too large, of another type, it isn't clear which array is meant, or
+            there are more labels or fewer than pictures.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             headers = _headers(archive, path)
             chosen = _choose(headers, key, path)
             x = _values(_read(archive, chosen, headers[chosen], path), f"{path}: {chosen}")
-            beside = _labels_of(chosen, headers)
+            if key is None:
+                others = (k for k, h in headers.items() if h.axes > 2 and k != chosen)
+                skipped += [f"{path}: {k}, as {chosen} is taken (--field)" for k in others]
+            beside = _labels_of(chosen, headers, path)
             names = None
             if beside is not None:
                 found = _read(archive, beside, headers[beside], path).ravel()
@@ -130,7 +134,7 @@ def _choose(headers: dict[str, _Header], key: str | None, path: Path) -> str:
     return usual[0]
 
 
-def _labels_of(chosen: str, headers: dict[str, _Header]) -> str | None:
+def _labels_of(chosen: str, headers: dict[str, _Header], path: Path) -> str | None:
     if headers[chosen].axes == 2:
         return None
     count = headers[chosen].shape[0]
@@ -143,6 +147,11 @@ def _labels_of(chosen: str, headers: dict[str, _Header]) -> str | None:
             continue
         if header.shape in ((count,), (count, 1)):
             return name
+        if name.lower() == own.lower() and name != chosen:
+            raise ValueError(
+                f"{path}: {name} is {header}, and {chosen} has {count:,} pictures: give each a "
+                "label, or save the pictures alone"
+            )
     return None
 
 

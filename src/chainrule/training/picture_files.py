@@ -115,7 +115,7 @@ def read_pictures(
             good += 1
             yield picture
         for path in arrays:
-            x, names = read_arrays(path, array)
+            x, names = read_arrays(path, array, skipped)
             for row, pixels in enumerate(x):
                 label = None if names is None else names[row]
                 yield Picture(pixels, f"{_clean(path)}[{row}]", label)

@@ -137,7 +137,9 @@ def fill(
     """
     codec = pixel_codec(artifact)
     if (mask is None) == (task is None):
-        raise ValueError("say what to fill in: either a mask, or the task colourise or upscale")
+        raise ValueError(
+            "say what to fill in: a mask (--mask), or the task (--task) colourise or upscale"
+        )
     if task is not None and task not in TASKS:
         raise ValueError(f"task {task!r} is not one of {', '.join(TASKS)}")
     if method is not None and method not in METHODS:

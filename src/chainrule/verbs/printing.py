@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+WHOLE = 24  # columns of the terminal that a cell may take and is never broken
 console = Console(highlight=False)
 aside = Console(stderr=True, highlight=False)
 
@@ -39,10 +40,12 @@ def print_json(value: Any) -> None:
 
 
 def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """Columns below their names, or without any where all names are empty."""
+    """Columns below their names, or without any where all names are empty; numbers stay whole."""
     columns = Table(box=None, pad_edge=False, show_header=any(header), header_style="dim")
+    rows = list(rows)
     for i, name in enumerate(header):
-        columns.add_column(name, overflow="fold", no_wrap=i == 0)
+        whole = all(len(row[i]) <= WHOLE for row in rows)
+        columns.add_column(name, overflow="fold", no_wrap=whole)
     for row in rows:
         columns.add_row(*map(Text, row))
     console.print(columns)
