@@ -11,6 +11,7 @@ import torch
 
 from chainrule.core.model import Condition, SequenceModel
 from chainrule.core.state import Fixed, Grow, Window
+from chainrule.decoding import infill as filling
 from chainrule.decoding import rows as module
 from chainrule.decoding.infill import infill
 from chainrule.decoding.rows import MOST, rows_at_once
@@ -58,7 +59,7 @@ def test_large_rows_are_drawn_in_turn_and_are_the_same(recipe: str, label, monke
     together = draw(run, 5, label=label, backend="torch", strategy="ancestral")
     started, start = [], run.model.start
     cond = Condition(label=torch.tensor([1])) if label else None
-    monkeypatch.setattr(module, "BYTES", 2 * module._bytes(start(1, cond), 16))
+    monkeypatch.setattr(module, "BYTES", 2 * module.row_bytes(start(1, cond), 16))
     monkeypatch.setattr(
         run.model, "start", lambda rows, *a, **k: started.append(rows) or start(rows, *a, **k)
     )
@@ -73,10 +74,19 @@ def test_fillings_are_drawn_in_turn_too(monkeypatch):
     model = run_of("lstm", 4, 4).model
     x, known = torch.zeros(16, dtype=torch.int64), torch.arange(16) % 5 > 0
     together = infill(model, x, known, "clamp", 5)
-    monkeypatch.setattr(module, "BYTES", 2 * module._bytes(model.start(1), 16))
+    monkeypatch.setattr(module, "BYTES", 2 * module.row_bytes(model.start(1), 16))
     started, start = [], model.start
     monkeypatch.setattr(model, "start", lambda rows, *a: started.append(rows) or start(rows, *a))
     apart = infill(model, x, known, "clamp", 5)
     assert started[1:] == [2, 2, 1]
     assert torch.equal(together.symbols, apart.symbols)
     torch.testing.assert_close(together.log_prob, apart.log_prob, rtol=FLOAT32, atol=0)
+
+
+def test_particles_that_no_memory_holds_are_refused(monkeypatch):
+    run = run_of("pixelcnn", 12, 12)
+    x, known = torch.zeros(144, dtype=torch.int64), torch.arange(144) != 70
+    infill(run.model, x, known, "smc", particles=4)
+    monkeypatch.setattr(filling, "PARTICLE_BYTES", 3 * taken(run.model, 143))
+    with pytest.raises(ValueError, match=r"4 particles of 144 .* give [23] at most \(--particles"):
+        infill(run.model, x, known, "smc", particles=4)

@@ -22,7 +22,7 @@ from chainrule.core.model import AnyOrder, Condition, MaskedModel, SequenceModel
 from chainrule.core.noise import Noise, Positions
 from chainrule.core.state import State
 from chainrule.decoding.jacobi import Jacobi, guesses_are_free
-from chainrule.decoding.rows import rows_at_once
+from chainrule.decoding.rows import row_bytes, rows_at_once
 from chainrule.decoding.strategy import Exactness, Target
 from chainrule.decoding.verify import Ancestral, Verify, drain
 from chainrule.decoding.warps import Warps
@@ -35,6 +35,7 @@ EXACTNESS: dict[Method, Exactness] = {
     "smc": "approximate",
 }
 _LAWS = 2**24  # probabilities at a time: a long known stretch is weighed in pieces
+PARTICLE_BYTES = 2**33  # that the states of all particles take, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,15 +242,22 @@ def smc(
     Whiteley 2018 count them: resampling can't make it look better than it is.
 
     Raises:
-        ValueError: ``particles`` out of bounds, or known symbols that no particle agrees with.
+        ValueError: ``particles`` out of bounds or more than memory holds, or known symbols that no
+            particle agrees with.
     """
     bounded("particles", particles, 1, 100_000)
+    state = model.start(1, cond)  # up to the first blank, one stands for all
+    room = PARTICLE_BYTES // row_bytes(state, len(x))
+    if particles > max(1, room):
+        raise ValueError(
+            f"{particles:,} particles of {len(x):,} symbols are more than memory holds: give "
+            f"{max(1, room):,} at most (--particles), or choose method clamp"
+        )
     first = min(_blanks(x, known))
     noise, warp = Noise.seeded(seed, range(particles)).to(x.device), Warps.of(particles)
     symbols = x.repeat(particles, *[1] * x.ndim)
     log_prob = torch.zeros(particles, dtype=torch.float64, device=x.device)  # of all symbols
     log_weight, ancestor = log_prob.clone(), torch.arange(particles, device=x.device)
-    state = model.start(1, cond)  # up to the first blank, one stands for all
     for begin, end in _stretches(known):
         if known[begin]:
             state, nats = _weighed(model, state, symbols[: len(state.lens), begin:end])

@@ -22,16 +22,15 @@ def rows_at_once(model: SequenceModel, n: int, length: int, cond: Condition | No
     if n == 1:
         return 1
     with torch.no_grad():
-        taken = _bytes(model.start(1, cond), length)
-    return max(1, min(n, MOST, BYTES // max(1, taken)))
+        return max(1, min(n, MOST, BYTES // row_bytes(model.start(1, cond), length)))
 
 
-def _bytes(state: State, length: int) -> int:
-    """What a state takes once it holds ``length`` symbols, about."""
+def row_bytes(state: State, length: int) -> int:
+    """What a state of one row takes once it holds ``length`` symbols, about."""
     total = 0.0
     for leaf in state.leaves.values():
         if isinstance(leaf, Grow):
             total += leaf.slab.tensor.nbytes * max(1.0, (length + 1) / max(1, leaf.capacity))
         elif isinstance(leaf, Window | Fixed):
             total += leaf.t.nbytes
-    return int(total)
+    return max(1, int(total))

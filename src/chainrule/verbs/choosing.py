@@ -31,9 +31,7 @@ _TEXT_OPTIONS = ("vocabulary", "tokenizer", "column", "carry")
 
 PICTURE_MODEL = "pixelcnn"  # of pictures, unless asked
 RASTER = ("pixelcnn", "pixelrnn")  # models that go row by row
-PICTURES: dict[
-    str, dict[str, Any]
-] = {  # training of pictures: the best of trials on MNIST and digits
+PICTURES: dict[str, dict[str, Any]] = {  # training, as trials on MNIST found it best
     "pixelcnn": {"optimiser": "muon", "lr": 5e-3, "batch": 64, "weight_decay": 0.01, "ema": 0.999},
     "pixelrnn": {"lr": 1e-3, "batch": 16, "weight_decay": 0.01, "ema": 0.999},
     "made": {"lr": 1e-3, "batch": 128, "weight_decay": 0.01, "ema": 0.999},
