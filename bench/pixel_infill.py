@@ -11,6 +11,7 @@ the less so the more particles). Then a sheet of alternatives, build/pixel_infil
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from chainrule.verbs.pictures import grid_of
 PICTURES, SHOWN, PARTICLES = 100, 4, (64, 256)
 SMC = 20  # pictures that particles are tried on
 ALTERNATIVES = 4
+THREADS = len(os.sched_getaffinity(0))
 
 
 def main(data: Path | None) -> None:
@@ -40,7 +42,7 @@ def main(data: Path | None) -> None:
     if data is None:
         print("needs --data: a folder with image/mnist.npz")
         return
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     protocol = load("static-seed0", data)
     nets = {name: _trained(name, data) for name in ("pixelcnn", "anyorder")}
     x = torch.from_numpy(protocol.test[:PICTURES].astype(np.int64))
@@ -90,7 +92,7 @@ def _bits(
     name = "exact" if bool((known[1:] <= known[:-1]).all()) else "clamp"
     bits[f"pixelcnn, {name}"] = -each[:, ~known].sum(1)
     if name == "clamp":
-        engine = Compiled(raster, "f32", 2)
+        engine = Compiled(raster, "f32", THREADS)
         for particles in PARTICLES:
             given = [
                 infill(engine, p, known, "smc", 1, particles=particles, seed=i).log_evidence
@@ -122,7 +124,7 @@ def _sheet(
     nets: dict[str, SequenceModel], x: Tensor, masks: dict[str, Tensor]
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """Some pictures, what is given of them, and alternatives: any-order, then clamp, then smc."""
-    engine = Compiled(nets["pixelcnn"], "f32", 2)
+    engine = Compiled(nets["pixelcnn"], "f32", THREADS)
     ways: list[Callable[[Tensor, Tensor], Tensor]] = [
         lambda p, known: infill(nets["anyorder"], p, known, "exact", ALTERNATIVES).symbols,
         lambda p, known: infill(engine, p, known, "clamp", ALTERNATIVES).symbols,
