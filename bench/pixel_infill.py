@@ -4,8 +4,8 @@ The networks are those of ``pixel_likelihood`` (static-seed0). Of test pictures,
 given the upper one, and every second pixel at random given the others. Any-order: exact, in its
 order from left to right. PixelCNN: exact for the lower half, whose rows come last; for the random
 mask, clamp (what its law gives the true pixels when it sees only what precedes each) and smc (its
-joint probability over the estimated one of what is known, which is too many bits on average, and
-the less so the more particles). Then a sheet of alternatives, build/pixel_infill.png.
+joint probability over the estimated one of what is known, which is too few bits on average, and the
+less so the more particles; on the first pictures only). Then a sheet of alternatives, build/pixel_infill.png.
 """
 
 from __future__ import annotations
@@ -54,10 +54,11 @@ def main(data: Path | None) -> None:
         found = _bits(nets, x, known)
         for way, bits in found.items():
             error = float(bits.std() / math.sqrt(len(bits)))
-            rows.append(
-                [mask, way, len(bits), float(bits.mean()), error, float(bits.mean()) / blanks]
-            )
+            first = float(bits[:SMC].mean())
+            mean = float(bits.mean())
+            rows.append([mask, way, len(bits), mean, error, mean / blanks, first])
     header = ["mask", "way", "pictures", "bits a picture", "standard error", "bits a blank"]
+    header.append(f"of the first {SMC}")
     table(header, rows)
     Image.fromarray(_sheet(nets, x, {"half": half, "some": some})).save("build/pixel_infill.png")
     save("pixel_infill", {"rows": [dict(zip(header, row, strict=True)) for row in rows]})
