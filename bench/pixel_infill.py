@@ -4,8 +4,8 @@ The networks are those of ``pixel_likelihood`` (static-seed0). Of test pictures,
 given the upper one, and every second pixel at random given the others. Any-order: exact, in its
 order from left to right. PixelCNN: exact for the lower half, whose rows come last; for the random
 mask, clamp (what its law gives the true pixels when it sees only what precedes each) and smc (its
-joint probability over the estimated one of what is known, which is too few bits on average, and the
-less so the more particles; on the first pictures only). Then a sheet of alternatives, build/pixel_infill.png.
+joint probability over the estimated one of what is known, which is too few bits on average, the
+less so the more particles; of the first pictures only). Then a sheet, build/pixel_infill.png.
 """
 
 from __future__ import annotations
