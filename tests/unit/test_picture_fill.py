@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from chainrule.artifact import Artifact
 from chainrule.core.model import AnyOrder
 from chainrule.decoding.infill import infill
 from chainrule.verbs.draw import draw
@@ -17,28 +16,7 @@ from chainrule.verbs.fill import fill, sheet_of
 from chainrule.verbs.heat import picture_score
 from chainrule.verbs.pictures import where
 from tests.laws.tolerances import FLOAT32
-from tests.unit.picture_examples import LABELS, blanks, log_p, ramp, run_of
-
-
-@pytest.fixture(scope="module")
-def plain() -> Artifact:
-    return run_of("lstm")
-
-
-@pytest.fixture(scope="module")
-def labelled() -> Artifact:
-    return run_of("made", labels=LABELS)
-
-
-@pytest.fixture(scope="module")
-def anyhow() -> Artifact:
-    return run_of("anyorder", order="columns")
-
-
-@pytest.fixture(scope="module")
-def luma() -> Artifact:
-    return run_of("made", colour="luma", order="planes", levels=256)
-
+from tests.unit.picture_examples import blanks, log_p, ramp, run_of
 
 # ---- filling in ----
 

@@ -27,27 +27,6 @@ from chainrule.verbs.pictures import Place, file_formats, grid_of, png, where
 from tests.laws.tolerances import FLOAT32
 from tests.unit.picture_examples import LABELS, blanks, log_p, ramp, run_of
 
-
-@pytest.fixture(scope="module")
-def plain() -> Artifact:
-    return run_of("lstm")
-
-
-@pytest.fixture(scope="module")
-def labelled() -> Artifact:
-    return run_of("made", labels=LABELS)
-
-
-@pytest.fixture(scope="module")
-def anyhow() -> Artifact:
-    return run_of("anyorder", order="columns")
-
-
-@pytest.fixture(scope="module")
-def luma() -> Artifact:
-    return run_of("made", colour="luma", order="planes", levels=256)
-
-
 # ---- drawing ----
 
 
